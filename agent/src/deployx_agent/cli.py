@@ -1,0 +1,131 @@
+"""The agent's command line: enroll, run, status. One line on stderr for an error, never a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import platform
+import signal
+import sys
+from pathlib import Path
+
+from deployx_agent import __version__, config, identity, lock
+from deployx_agent.config import NotEnrolled
+from deployx_agent.enrolling import EnrolmentFailed, enroll, require_safe
+from deployx_agent.journal import Journal
+from deployx_agent.link import Link
+
+DONE, FAILED, WRONG_USAGE = 0, 1, 2
+
+
+def main(argv: list[str] | None = None, prog: str = "deployx-agent") -> int:
+    """Run one sub-command; answers the exit code: 0 done, 1 failed, 2 wrong usage, 3 not permitted, 4 not reachable."""
+    try:
+        options = _parser(prog).parse_args(argv)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    try:
+        code: int = options.action(options)
+        return code
+    except EnrolmentFailed as error:
+        return _complain(prog, str(error), error.exit_code)
+    except (NotEnrolled, lock.Held, OSError) as error:
+        return _complain(prog, str(error), FAILED)
+
+
+def _complain(prog: str, sentence: str, code: int) -> int:
+    print(f"{prog}: {sentence}", file=sys.stderr)  # noqa: T201 - a command line prints
+    return code
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description="Runs work orders of a DeployX server on this device.")
+    parser.add_argument("--version", action="version", version=f"deployx-agent {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="enroll|run|status")
+    one = commands.add_parser("enroll", help="make this machine a device of a server")
+    one.add_argument("--server", required=True, metavar="URL")
+    one.add_argument("--key", help="the activation key; else the environment's DEPLOYX_KEY, which ps does not show")
+    one.add_argument("--name", default=platform.node() or "device", help="default: the host name")
+    one.add_argument("--ca-file", metavar="F", help="certificates to trust instead of the system's")
+    one.add_argument("--insecure-http", action="store_true", help="allow a server without TLS off this machine")
+    one.set_defaults(action=_enroll)
+    one = commands.add_parser("run", help="connect and run what the server orders, until stopped")
+    one.add_argument("--stop-timeout", type=float, default=30.0, metavar="S", help="seconds for runs to finish (30)")
+    one.set_defaults(action=_run)
+    one = commands.add_parser("status", help="what this agent is and has to do")
+    one.add_argument("--json", action="store_true")
+    one.set_defaults(action=_status)
+    for command in commands.choices.values():
+        command.add_argument("--data-dir", type=Path, default=config.default_data_dir(), metavar="D")
+    return parser
+
+
+def _enroll(options: argparse.Namespace) -> int:
+    key = options.key or os.environ.get("DEPLOYX_KEY", "")
+    if not key:
+        raise EnrolmentFailed("No activation key: give --key or set DEPLOYX_KEY.", WRONG_USAGE)
+    done = enroll(
+        options.data_dir, options.server, key, options.name,
+        ca_file=options.ca_file, insecure_http=options.insecure_http,
+    )  # fmt: skip
+    print(f"Enrolled as {done.device_name!r} (device {done.device_id}). Start it with: run")  # noqa: T201
+    return DONE
+
+
+def _run(options: argparse.Namespace) -> int:
+    enrolment = config.load(options.data_dir)
+    require_safe(enrolment.server, insecure_http=enrolment.insecure_http)
+    handle = lock.take(options.data_dir)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("websockets").setLevel(logging.WARNING)
+    try:
+        asyncio.run(_serve(options.data_dir, enrolment, options.stop_timeout))
+    finally:
+        os.close(handle)
+    return DONE
+
+
+async def _serve(data_dir: Path, enrolment: config.Enrolment, stop_timeout_seconds: float) -> None:
+    journal = Journal(data_dir / "journal.db")
+    link = Link(enrolment, identity.load_or_create(data_dir), journal)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        if sys.platform == "win32":
+            signal.signal(name, lambda *_: loop.call_soon_threadsafe(stop.set))
+        else:
+            loop.add_signal_handler(name, stop.set)
+    await link.executor.recover()
+    running = asyncio.create_task(link.run())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    await link.executor.stop(stop_timeout_seconds if not running.done() else 0)
+    failed = running.exception() if running.done() else None
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    journal.close()
+    if failed is not None:
+        raise failed
+
+
+def _status(options: argparse.Namespace) -> int:
+    enrolment = config.load(options.data_dir)
+    journal = Journal(options.data_dir / "journal.db")
+    entries = journal.unacknowledged()
+    journal.close()
+    found = {
+        "device_id": enrolment.device_id,
+        "device_name": enrolment.device_name,
+        "server": enrolment.server,
+        "running": lock.is_held(options.data_dir),
+        "unfinished_orders": sum(one.state != "ended" for one in entries),
+        "unacknowledged_results": sum(one.state == "ended" for one in entries),
+        "version": __version__,
+    }
+    lines = [json.dumps(found)] if options.json else [f"{name}: {value}" for name, value in found.items()]
+    print("\n".join(lines))  # noqa: T201
+    return DONE

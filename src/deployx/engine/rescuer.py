@@ -1,0 +1,61 @@
+"""The rescuer: ends what nobody else will end, and settles what a crash left between two steps."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import structlog
+
+from deployx.db.database import Database, Session
+from deployx.events import Hint, Hints
+from deployx.lifecycle import RunStatus
+from deployx.work import deployments, device_runs, executions
+
+log = structlog.get_logger(__name__)
+
+DEPLOYMENTS_AT_ONCE = 500
+
+
+class Rescuer:
+    """A background duty; each call does what there is to do now and is safe to repeat."""
+
+    def __init__(self, database: Database, hints: Hints) -> None:
+        self._database = database
+        self._hints = hints
+
+    async def end_overdue(self) -> int:
+        """End runs whose device did not come, fell silent or did not confirm a cancellation."""
+        async with self._database.read() as session:
+            found = await device_runs.overdue(session, now=await self._database.now(session))
+        if not found:
+            return 0
+        return await self._database.transact(self._end_overdue)
+
+    async def _end_overdue(self, session: Session) -> int:
+        now = await self._database.now(session)
+        found = await device_runs.overdue(session, now=now)
+        by_ending: dict[tuple[RunStatus, str], list[int]] = defaultdict(list)
+        for run_id, _, status, reason in found:
+            by_ending[status, reason].append(run_id)
+        touched = sorted({deployment_id for _, deployment_id, _, _ in found})
+        await executions.lock_tasks_of(session, touched)
+        for (status, reason), run_ids in by_ending.items():
+            await device_runs.end(session, run_ids, status, reason, now=now)
+            log.info("runs.ended", status=status.value, runs=len(run_ids))
+        await executions.settle_deployments(session, touched, now=now)
+        return len(found)
+
+    async def settle_left_over(self) -> int:
+        """Settle deployments whose runs have all ended, and queue runs that missed their device's arrival."""
+        async with self._database.read() as session:
+            left = await deployments.unsettled(session, DEPLOYMENTS_AT_ONCE)
+            overlooked = await device_runs.any_overlooked(session)
+        if left:
+            await self._database.transact(lambda session: self._settle(session, left))
+        if overlooked:
+            await self._database.transact(device_runs.queue_overlooked)
+            self._hints.give(Hint.RUNS)
+        return len(left)
+
+    async def _settle(self, session: Session, deployment_ids: list[int]) -> None:
+        await executions.settle_deployments(session, deployment_ids, now=await self._database.now(session))

@@ -1,0 +1,8 @@
+"""`python -m deployx`."""
+
+import sys
+
+from deployx.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The HTTP interface: thin routes over the nouns, with one gate in front of all of them."""

@@ -1,0 +1,81 @@
+"""The HTTP application: all routes, the gate in front, errors as problems."""
+
+from __future__ import annotations
+
+from fastapi import Depends, FastAPI, Request
+from starlette.types import ASGIApp
+
+from deployx import __version__
+from deployx.api import (
+    activation_keys,
+    audit,
+    auth,
+    deployments,
+    device_runs,
+    devices,
+    docs,
+    enrolment,
+    executions,
+    groups,
+    health,
+    preview,
+    problems,
+    schedule,
+    users,
+)
+from deployx.api.context import Services
+from deployx.api.fields import BIGGEST_ID
+from deployx.api.gate import Gate
+from deployx.errors import Invalid, NotFound, Problem
+
+ROUTERS = (
+    health.router,
+    auth.router,
+    users.router,
+    audit.router,
+    groups.router,
+    devices.router,
+    activation_keys.router,
+    enrolment.router,
+    schedule.router,
+    executions.router,
+    preview.router,
+    deployments.router,
+    device_runs.router,
+    docs.router,
+)
+
+
+def create_app(services: Services) -> FastAPI:
+    """The routes alone; `gated` puts the gate in front, without which nobody is signed in."""
+    app = FastAPI(
+        title="DeployX",
+        version=__version__,
+        openapi_url="/api/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        dependencies=[Depends(_check_address)],
+    )
+    app.state.services = services
+    problems.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    return app
+
+
+def gated(app: FastAPI, services: Services, agents: ASGIApp) -> Gate:
+    return Gate(app, services, agents)
+
+
+def _check_address(request: Request) -> None:
+    """Refuse ids that no object can have, and query parameters on a route that declares none.
+
+    Routes that do declare some forbid what they do not know themselves.
+    """
+    for name, value in request.path_params.items():
+        if name.endswith("_id") and not (value.isdecimal() and len(value) < 20 and 1 <= int(value) <= BIGGEST_ID):
+            raise NotFound
+    if request.query_params and not request.scope["route"].dependant.query_params:
+        found = [Problem(("query", name), f"There is no parameter {name!r} here.") for name in request.query_params]
+        raise Invalid(found)

@@ -1,0 +1,130 @@
+"""The bodies that define work: a task, a change of one, an ad-hoc deployment; and their way into specifications."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from deployx.api.fields import Body, IdList, InstantIn, Labels, Name
+from deployx.api.problems import FieldError
+from deployx.catalog.payloads import CommandPayload
+from deployx.errors import Invalid, Problem
+from deployx.work.tasks import TaskSpec
+
+Seconds = Annotated[int, Field(ge=1, le=2_592_000)]
+TaskType = Literal["command", "software_deployment", "file_deployment"]
+RecurrenceType = Literal["once", "daily", "weekly", "monthly", "interval", "custom"]
+
+
+class TaskFields(Body):
+    """Every field of a definition, each optional; null stands for the default."""
+
+    task_name: Name | None = None
+    task_type: TaskType | None = None
+    scheduled_time: InstantIn | None = None
+    recurrence_type: RecurrenceType | None = None
+    recurrence_config: dict[str, Any] | None = None
+    timezone: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    device_ids: IdList | None = None
+    group_ids: IdList | None = None
+    command_payload: CommandPayload | None = None
+    misfire_grace_seconds: Seconds | None = None
+    catch_up: Literal["latest", "none"] | None = None
+    max_instances: Annotated[int, Field(ge=1, le=100)] | None = None
+    offline_policy: Literal["wait", "fail"] | None = None
+    offline_deadline_seconds: Seconds | None = None
+    lost_after_seconds: Seconds | None = None
+    pause_on_failure: bool | None = None
+    labels: Labels | None = None
+
+    @field_validator("task_type")
+    @classmethod
+    def _only_commands_yet(cls, value: str | None) -> str | None:
+        if value not in (None, "command"):
+            raise ValueError(f"{value!r} is not supported by this version yet: use 'command'")
+        return value
+
+
+class NewTask(TaskFields):
+    """What `POST /tasks` takes."""
+
+    task_name: Name
+    task_type: TaskType
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.command_payload is None:
+            raise FieldError(("command_payload",), "A task of type 'command' needs a command_payload.")
+        return self
+
+
+class TaskChange(TaskFields):
+    """What `PUT /tasks/{id}` takes: any subset, and a move to another status."""
+
+    status: Literal["pending", "running", "completed", "failed", "cancelled", "paused"] | None = None
+
+
+class Preview(TaskFields):
+    """What `POST /preview` takes; name, payload and targets may be absent."""
+
+
+class NewDeployment(Body):
+    """What `POST /api/deployments` takes."""
+
+    deployment_type: TaskType
+    deployment_name: Name | None = None
+    command_payload: CommandPayload
+    device_ids: IdList = []
+    group_ids: IdList = []
+    offline_policy: Literal["wait", "fail"] = "wait"
+    offline_deadline_seconds: Seconds = 300
+    lost_after_seconds: Seconds = 600
+
+    @field_validator("deployment_type")
+    @classmethod
+    def _only_commands_yet(cls, value: str) -> str:
+        if value != "command":
+            raise ValueError(f"{value!r} is not supported by this version yet: use 'command'")
+        return value
+
+
+DEFAULTS = TaskSpec(
+    task_name="",
+    task_type="command",
+    scheduled_time=None,
+    recurrence_type="once",
+    recurrence_config=None,
+    timezone="UTC",
+    device_ids=(),
+    group_ids=(),
+    payload={},
+    labels={},
+)
+
+
+def applied(body: TaskFields, to: TaskSpec) -> TaskSpec:
+    """The definition with what the body names; a field given as null goes back to its default."""
+    values: dict[str, Any] = {}
+    for name in body.model_fields_set - {"status", "command_payload"}:
+        value = getattr(body, name)
+        values[name] = getattr(DEFAULTS, name) if value is None else value
+    for name in ("device_ids", "group_ids"):
+        if name in values:
+            values[name] = tuple(sorted(values[name]))
+    if body.command_payload is not None:
+        values["payload"] = stored(body.command_payload)
+    if values.get("recurrence_type", to.recurrence_type) != to.recurrence_type:
+        values.setdefault("recurrence_config", None)
+    if values.get("task_name") == "":
+        raise Invalid([Problem(("body", "task_name"), "A task has a name: write one.")])
+    return replace(to, **values)
+
+
+def stored(payload: CommandPayload) -> Mapping[str, Any]:
+    """A payload as it is stored and shown: all defaults filled in, only the form that was used."""
+    values = payload.model_dump(mode="json")
+    values.pop("command" if payload.command is None else "commands")
+    return values

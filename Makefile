@@ -29,7 +29,7 @@ test-long: setup
 	@$(BIN)/python -m pytest -m long
 
 bench: setup
-	@for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+	@for file in benchmarks/bench_*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py) || exit 1; done
 
 clean:
 	rm -rf .venv .tools .cache .coverage .coverage.*

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,10 +116,52 @@ def _write_script(shell: str, lines: str) -> Path:
     return Path(name)
 
 
+class Started(asyncio.SubprocessProtocol):
+    """A started command: what it prints as it is read, its exit, and the end of its pipes, each on its own.
+
+    asyncio's `Process.wait` waits for the pipes too, which a child left in the background may hold open for ever.
+    """
+
+    def __init__(self, take: Callable[[str, bytes], None]) -> None:
+        self._take = take
+        self._open_pipes = {1, 2}
+        self.exited = asyncio.Event()
+        self.pipes_closed = asyncio.Event()
+        self.transport: asyncio.SubprocessTransport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.SubprocessTransport)
+        self.transport = transport
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self._take("stdout" if fd == 1 else "stderr", data)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        self._open_pipes.discard(fd)
+        if not self._open_pipes:
+            self.pipes_closed.set()
+
+    def process_exited(self) -> None:
+        self.exited.set()
+
+    @property
+    def pid(self) -> int:
+        return self.transport.get_pid()
+
+    @property
+    def exit_code(self) -> int | None:
+        return self.transport.get_returncode()
+
+
 async def start(
-    line: CommandLine, *, environment: Mapping[str, str], directory: str | None, run_as: str | None
-) -> asyncio.subprocess.Process:
-    """Start a command with empty input, its output on two pipes, in a session (POSIX) or job (Windows) of its own.
+    line: CommandLine,
+    take: Callable[[str, bytes], None],
+    *,
+    environment: Mapping[str, str],
+    directory: str | None,
+    run_as: str | None,
+) -> Started:
+    """Start a command with empty input, in a session (POSIX) or job (Windows) of its own; `take` gets its output.
 
     Raises CannotStart where directory, user or program are not to be had.
     """
@@ -127,24 +169,20 @@ async def start(
         raise CannotStart(f"The working directory {directory!r} does not exist on this device.")
     options: dict[str, Any] = _identity(run_as)
     options |= {"creationflags": _NEW_GROUP | _SUSPENDED} if WINDOWS else {"start_new_session": True}
+    options |= {"stdin": subprocess.DEVNULL, "env": dict(environment), "cwd": directory}
+    loop = asyncio.get_running_loop()
     try:
         if WINDOWS and Path(line.argv[0]).name.lower() == "cmd.exe":
             # cmd reads its own quoting from the raw command line; list quoting would escape it once more.
             text = " ".join([subprocess.list2cmdline(line.argv[:1]), *line.argv[1:]])
-            process = await asyncio.create_subprocess_shell(
-                text, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                env=dict(environment), cwd=directory, executable=line.argv[0], **options,
-            )  # fmt: skip
+            _, started = await loop.subprocess_shell(lambda: Started(take), text, executable=line.argv[0], **options)
         else:
-            process = await asyncio.create_subprocess_exec(
-                *line.argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                env=dict(environment), cwd=directory, **options,
-            )  # fmt: skip
+            _, started = await loop.subprocess_exec(lambda: Started(take), *line.argv, **options)
     except OSError as error:
         raise CannotStart(f"{line.argv[0]} could not be started: {error.strerror or error}.") from None
     if WINDOWS:
-        _Jobs.adopt(process.pid)
-    return process
+        _Jobs.adopt(started.pid)
+    return started
 
 
 def _identity(run_as: str | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from deployx_agent import process
 from deployx_agent.output import OutputReader
 from deployx_agent.process import CannotStart, Receipt
-from deployx_agent.protocol import CHUNK_BYTES, Order, Step
+from deployx_agent.protocol import Order, Step
 
 OUTPUT_AFTER_END_SECONDS = 2.0
 REBOOT_CODES = frozenset({3010, 1641})
@@ -128,6 +128,7 @@ class Run:
             line = process.command_line(self._work.shell, command)
             started = await process.start(
                 line,
+                lambda stream, block: self._reader.feed(index, stream, block),
                 environment=process.inherited_environment(
                     self._order.order_id, {**self._work.env, **self._order.environment}
                 ),
@@ -142,7 +143,7 @@ class Run:
         finally:
             if line is not None and line.script is not None:
                 line.script.unlink(missing_ok=True)
-        code = started.returncode
+        code = started.exit_code
         duration = round(time.monotonic() - began, 6)
         if status == "ended":
             status, detail = self._judged(code)
@@ -164,13 +165,9 @@ class Run:
             return "failed", f"Ended by signal {-code}."
         return "failed", None
 
-    async def _wait(self, index: int, started: asyncio.subprocess.Process, timeout_seconds: float) -> str:
+    async def _wait(self, index: int, started: process.Started, timeout_seconds: float) -> str:
         """Wait for the shell, its timeout or a stop; answers `ended`, `timed_out` or `failed`."""
-        assert started.stdout is not None and started.stderr is not None  # noqa: PT018 - pipes were asked for
-        readers = asyncio.gather(
-            self._read(index, "stdout", started.stdout), self._read(index, "stderr", started.stderr)
-        )
-        shell, stop = asyncio.create_task(started.wait()), asyncio.create_task(self._stopped.wait())
+        shell, stop = asyncio.create_task(started.exited.wait()), asyncio.create_task(self._stopped.wait())
         status = "ended"
         try:
             done, _ = await asyncio.wait({shell, stop}, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -179,22 +176,16 @@ class Run:
                 self._receipt.add(
                     await process.end_tree(started.pid, self._order.order_id, grace_seconds=self._grace_seconds)
                 )
-                await shell
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(OUTPUT_AFTER_END_SECONDS):
-                    await asyncio.shield(readers)
+                    await shell
+                    await started.pipes_closed.wait()
         finally:
-            stop.cancel()
-            readers.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await readers
+            for waiting in (shell, stop):
+                waiting.cancel()
+            started.transport.close()  # closes pipes that a child left behind still holds open
             self._reader.end_step(index)
-            started._transport.close()  # type: ignore[attr-defined]
         return status
-
-    async def _read(self, index: int, stream: str, pipe: asyncio.StreamReader) -> None:
-        while block := await pipe.read(CHUNK_BYTES):
-            self._reader.feed(index, stream, block)
 
     def _reason(self, status: str, deciding: StepResult | None) -> str | None:
         if status == "succeeded":

@@ -154,6 +154,8 @@ def _duty(duty: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[None]
     async def once() -> None:
         try:
             await duty()
+        except asyncio.CancelledError:
+            return  # the server stops; raised further, the timer would report it as a failure
         except Exception:  # a duty that fails is tried again at its next interval
             log.exception("duty.failed", duty=getattr(duty, "__name__", repr(duty)))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
 from deployx.api.app import create_app, gated
@@ -28,7 +29,8 @@ PASSWORD = "correct horse battery"
 class Api:
     """The application with a client per user."""
 
-    def __init__(self, services: Services, transport: httpx.ASGITransport, token: str) -> None:
+    def __init__(self, application: FastAPI, services: Services, transport: httpx.ASGITransport, token: str) -> None:
+        self.application = application
         self.services = services
         self.database = services.database
         self._transport = transport
@@ -101,7 +103,8 @@ async def opened_api(database: Database, folder: Path) -> AsyncIterator[Api]:
         installation = await ensure(session, folder / "signing.key", now=now)
         await users.ensure_first_administrator(session, PASSWORD, folder, now=now)
     services = Services(Settings(data_dir=folder), SystemClock(), database, installation, Hints())
-    transport = httpx.ASGITransport(gated(create_app(services), services, _no_agents), raise_app_exceptions=False)
+    application = create_app(services)
+    transport = httpx.ASGITransport(gated(application, services, _no_agents), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         answer = await client.post("/api/auth/login", json={"username": "admin", "password": PASSWORD})
-    yield Api(services, transport, answer.json()["access_token"])
+    yield Api(application, services, transport, answer.json()["access_token"])

@@ -1,4 +1,7 @@
-"""Executions: the ledger. Claims due tasks, decides each occurrence, starts or records it, and ends what has ended."""
+"""Executions: the ledger. Claims due tasks, decides each occurrence, starts or records it, and ends what has ended.
+
+Over 400 lines because one transaction writes what starts and what ends, and both move the same task.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ check: setup
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/mypy --cache-dir .cache/mypy -p deployx -p deployx_agent
-	@$(BIN)/mypy --cache-dir .cache/mypy tests agent/tests benchmarks
+	@$(BIN)/mypy --cache-dir .cache/mypy tests agent/tests benchmarks tools
 	@$(BIN)/lint-imports --cache-dir .cache/import-linter
 
 test: check

@@ -27,7 +27,8 @@ if [ -z "$uv" ]; then
     uv=.tools/bin/uv
     if [ ! -x "$uv" ]; then
         "$python" -m venv .tools || fail "Python's venv is missing: install it (Debian: apt-get install python3-venv)."
-        PIP_CACHE_DIR="$PWD/.cache/pip" .tools/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.8' ||
+        # pip asks for a Rust compiler's version, and rustup's shim would make itself a home for that.
+        PIP_CACHE_DIR="$PWD/.cache/pip" RUSTUP_HOME="$PWD/.cache/rustup" .tools/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.8' ||
             fail "uv could not be installed from the package index: is it reachable?"
     fi
 fi

@@ -15,8 +15,9 @@ State = TypeVar("State", bound=StrEnum)
 
 def page() -> str:
     parts = [
-        "# Lifecycle\n\nDrawn from `src/deployx/lifecycle.py` by `tools/lifecycle_page.py`."
-        " A state without an arrow out of it is an end.\nOccurrences that never start are written as `missed` or `skipped`, with a reason.\n"
+        "# Lifecycle\n\nDrawn from `src/deployx/lifecycle.py` by `tools/lifecycle_page.py`. "
+        "A state without an arrow out of it is an end.\n"
+        "Occurrences that never start are written as `missed` or `skipped`, with a reason.\n"
     ]
     parts += [_diagram("Task", TASK_MOVES), _diagram("Execution", EXECUTION_MOVES)]
     parts += [_diagram("Deployment", DEPLOYMENT_MOVES), _diagram("Device run", RUN_MOVES)]

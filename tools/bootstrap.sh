@@ -21,14 +21,15 @@ if [ -f "$stamp" ] && [ -z "$(find uv.lock pyproject.toml agent/pyproject.toml -
     exit 0
 fi
 
+# pip asks for a Rust compiler's version, and rustup's shim would make itself a home for that.
+export PIP_CACHE_DIR="$PWD/.cache/pip" RUSTUP_HOME="$PWD/.cache/rustup"
 export UV_CACHE_DIR="$PWD/.cache/uv" UV_PYTHON_DOWNLOADS=never UV_NO_CONFIG=1
 uv=$(command -v uv || true)
 if [ -z "$uv" ]; then
     uv=.tools/bin/uv
     if [ ! -x "$uv" ]; then
         "$python" -m venv .tools || fail "Python's venv is missing: install it (Debian: apt-get install python3-venv)."
-        # pip asks for a Rust compiler's version, and rustup's shim would make itself a home for that.
-        PIP_CACHE_DIR="$PWD/.cache/pip" RUSTUP_HOME="$PWD/.cache/rustup" .tools/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.8' ||
+        .tools/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.8' ||
             fail "uv could not be installed from the package index: is it reachable?"
     fi
 fi

@@ -110,6 +110,8 @@ async def test_bad_input_is_refused_with_its_place_and_stores_nothing(
         (b"{", {"content-type": "application/json"}, 400),
         (b'{"a": NaN}', {"content-type": "application/json"}, 400),
         (b'{"a":' + b"[" * 33 + b"]" * 33 + b"}", {"content-type": "application/json"}, 400),
+        (b'{"task_name": "\\ud800"}', {"content-type": "application/json"}, 400),
+        (b"\xff", {"content-type": "application/json"}, 400),
         (b"a=1", {"content-type": "application/x-www-form-urlencoded"}, 415),
         (b'{"a": "' + b"x" * 1_048_576 + b'"}', {"content-type": "application/json"}, 413),
     ],
@@ -123,6 +125,13 @@ async def test_a_naive_instant_is_utc_and_an_offset_is_converted(api: Api) -> No
     await api.device()
     assert (await api.task(scheduled_time="2099-01-01T10:00:00"))["next_execution"] == "2099-01-01T10:00:00Z"
     assert (await api.task(scheduled_time="2099-01-01T10:00:00+02:00"))["next_execution"] == "2099-01-01T08:00:00Z"
+
+
+async def test_a_nul_is_refused_wherever_text_is_taken(api: Api) -> None:
+    for path in ("/api/schedule/tasks?search=%00", "/api/devices?search=a%00", "/api/schedule/tasks?label=%00"):
+        assert (path, (await api.admin.get(path)).status_code) == (path, 422)
+    login = {"username": "a\0", "password": "x"}
+    assert (await api.client(None).post("/api/auth/login", json=login)).status_code == 422
 
 
 async def test_an_unknown_query_parameter_is_refused(api: Api) -> None:

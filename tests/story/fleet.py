@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -21,18 +22,22 @@ Found = TypeVar("Found")
 class Fleet:
     """One server on a database, and agents by name; everything lives in one folder."""
 
-    def __init__(self, folder: Path, database_url: str) -> None:
+    def __init__(self, folder: Path, database_url: str, certificate: Path | None = None) -> None:
+        self._certificate = certificate
         self.folder = folder
         self.database_url = database_url
         self.port = 0
         self._server: subprocess.Popen[str] | None = None
         self._agents: dict[str, subprocess.Popen[Any]] = {}
-        self.client = httpx.Client(timeout=10)
+        trust = ssl.create_default_context(cafile=certificate) if certificate else True
+        self.client = httpx.Client(timeout=10, verify=trust)
 
     def start_server(self) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DEPLOYX_")}
         environment |= {"DEPLOYX_ADMIN_PASSWORD": PASSWORD, "DEPLOYX_DATABASE_URL": self.database_url}
         command = [sys.executable, "-m", "deployx", "server", "--port", str(self.port), "--data-dir", "server"]
+        if self._certificate:
+            command += ["--tls-cert", str(self._certificate), "--tls-key", str(self._certificate.with_suffix(".key"))]
         with (self.folder / "server.log").open("ab") as log:
             self._server = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=log, env=environment, cwd=self.folder, text=True
@@ -58,6 +63,8 @@ class Fleet:
         key = self.good(self.client.post("/api/activation-keys", json={}))["key"]
         command = [sys.executable, "-m", "deployx_agent", "enroll", "--server", str(self.client.base_url)]
         command += ["--name", name, "--data-dir", name]
+        if self._certificate:
+            command += ["--ca-file", str(self._certificate)]
         done = subprocess.run(
             command,
             env={**os.environ, "DEPLOYX_KEY": key},
@@ -138,8 +145,8 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def fleet(folder: Path, database_url: str) -> Iterator[Fleet]:
-    made = Fleet(folder, database_url)
+def fleet(folder: Path, database_url: str, certificate: Path | None = None) -> Iterator[Fleet]:
+    made = Fleet(folder, database_url, certificate)
     try:
         made.start_server()
         yield made

@@ -11,7 +11,7 @@ from sqlalchemy import delete, select
 
 from deployx.api import paging
 from deployx.api.context import CallerOf, ServicesOf
-from deployx.api.fields import Body, InstantIn, Name
+from deployx.api.fields import Body, InstantIn, Name, Text
 from deployx.api.gate import COOKIE
 from deployx.api.paging import Page
 from deployx.db.database import Session
@@ -27,7 +27,7 @@ Password = Annotated[str, Field(max_length=1000)]
 
 
 class Login(Body):
-    username: Annotated[str, Field(max_length=200)]
+    username: Annotated[Text, Field(max_length=200)]
     password: Password
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from deployx.timing.instants import format_instant, parse_instant
+from deployx.timing.instants import parse_instant
 
 BIGGEST_ID = 2**63 - 1
 
@@ -23,11 +23,13 @@ class Query(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-
-class Shown(BaseModel):
-    """An object in an answer."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_nul(cls, value: Any) -> Any:
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                _without_nul(text)
+        return value
 
 
 def _clean_name(value: str) -> str:
@@ -57,12 +59,12 @@ def _each_once(values: list[int]) -> list[int]:
     return list(dict.fromkeys(values))
 
 
+Text = Annotated[str, AfterValidator(_without_nul)]
 Name = Annotated[str, Field(max_length=200), AfterValidator(_clean_name)]
 Description = Annotated[str, Field(max_length=2000), AfterValidator(_without_nul)]
 Id = Annotated[int, Field(ge=1, le=BIGGEST_ID)]
 IdList = Annotated[list[Id], Field(max_length=10_000), AfterValidator(_each_once)]
 InstantIn = Annotated[datetime, BeforeValidator(_as_instant)]
-InstantOut = Annotated[datetime, PlainSerializer(format_instant, return_type=str)]
 LabelText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_without_nul)]
 LabelValue = Annotated[str, Field(max_length=200), AfterValidator(_without_nul)]
 Labels = Annotated[dict[LabelText, LabelValue], Field(max_length=50)]

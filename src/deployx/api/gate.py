@@ -226,7 +226,9 @@ def _require_json(content_type: str, body: bytes) -> None:
     if _depth(body) > DEEPEST:
         raise BadRequest(f"The JSON is nested deeper than {DEEPEST} levels.")
     try:
-        json.loads(body, parse_constant=_refuse_constant)
+        value = json.loads(body, parse_constant=_refuse_constant)
+        if b"\\ud" in body.lower():  # an escape for half a character, alone, is no text that could be stored
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"The body is not JSON: {error}.") from None
 

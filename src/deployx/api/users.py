@@ -16,7 +16,7 @@ from deployx.api.fields import Body, Id, Name
 from deployx.api.paging import Page
 from deployx.db.database import Session
 from deployx.db.schema import users as table
-from deployx.errors import Invalid, NotFound, Problem
+from deployx.errors import Conflict, Invalid, NotFound, Problem
 from deployx.people import audit, passwords, users
 from deployx.people.policy import Action
 from deployx.people.principal import Role
@@ -96,7 +96,7 @@ async def change_user(
         if "username" in values:
             other = await users.find(session, values["username"])
             if other is not None and other.id != user_id:
-                raise Invalid([Problem(("body", "username"), f"{values['username']!r} is taken: choose another name.")])
+                raise Conflict(f"A user named {values['username']!r} exists: choose another name.")
         if values:
             await users.change(session, user_id, **values)
         after = shown_user(await _found(session, user_id))

@@ -429,6 +429,7 @@ device_runs = Table(
     Index("ix_device_runs_deployment", "deployment_id", "status"),
     Index(
         "ix_device_runs_queued",
+        "status",  # first, though it is one value: else the planner walks a larger index that covers the query
         "device_id",
         sqlite_where=text("status = 'queued'"),
         postgresql_where=text("status = 'queued'"),
@@ -442,12 +443,14 @@ device_runs = Table(
     ),
     Index(
         "ix_device_runs_waiting",
+        "status",
         "deadline_at",
         sqlite_where=text("status = 'waiting'"),
         postgresql_where=text("status = 'waiting'"),
     ),
     Index(
         "ix_device_runs_cancelling",
+        "status",
         "cancel_requested_at",
         sqlite_where=text("status = 'cancelling'"),
         postgresql_where=text("status = 'cancelling'"),

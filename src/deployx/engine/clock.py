@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import structlog
 
+from deployx import metrics
 from deployx.db.database import Database, Session
 from deployx.events import Hint, Hints
 from deployx.work import executions, tasks
@@ -23,18 +24,17 @@ class TaskClock:
         self._database = database
         self._hints = hints
         self._installation_id = installation_id
+        self._sleep_seconds = 0.0
 
     async def run(self) -> None:
         while True:
             await self.tick()
-            await self._hints.wait(Hint.TASKS, await self._seconds_to_next())
+            await self._hints.wait(Hint.TASKS, self._sleep_seconds)
 
     async def tick(self) -> int:
         """Fire all that is due now, and one batch of older backlog; answers how many tasks were claimed."""
-        async with self._database.read() as session:
-            due_at = await executions.next_due(session)
-            if due_at is None or due_at > await self._database.now(session):
-                return 0
+        if not await self._is_due():
+            return 0
         total = 0
         while claimed := await self._fire(backlog=False):
             total += claimed
@@ -53,6 +53,7 @@ class TaskClock:
             log.exception("clock.batch_failed")
             claimed = await self._fire_singly()
         if claimed:
+            metrics.FIRED.inc(claimed)
             self._hints.give(Hint.RUNS)
             log.info("clock.fired", tasks=claimed, backlog=backlog)
         return claimed
@@ -78,10 +79,13 @@ class TaskClock:
     async def _account(self, session: Session, task_id: int, now: datetime) -> None:
         await executions.account_for(session, self._installation_id, [task_id], now=now)
 
-    async def _seconds_to_next(self) -> float:
+    async def _is_due(self) -> bool:
+        """Whether something is due; sets how long to sleep, from the same read. After a tick that fired, not at all."""
         async with self._database.read() as session:
             due_at = await executions.next_due(session)
             if due_at is None:
-                return LONGEST_SLEEP_SECONDS
-            left = due_at - await self._database.now(session)
-        return min(max(left, timedelta(0)).total_seconds(), LONGEST_SLEEP_SECONDS)
+                self._sleep_seconds = LONGEST_SLEEP_SECONDS
+                return False
+            left = (due_at - await self._database.now(session)).total_seconds()
+        self._sleep_seconds = min(max(left, 0.0), LONGEST_SLEEP_SECONDS)
+        return left <= 0

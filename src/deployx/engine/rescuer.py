@@ -26,9 +26,10 @@ class Rescuer:
     async def end_overdue(self) -> int:
         """End runs whose device did not come, fell silent or did not confirm a cancellation."""
         async with self._database.read() as session:
-            found = await device_runs.overdue(session, now=await self._database.now(session))
-        if not found:
-            return 0
+            if not await device_runs.any_to_watch(session):
+                return 0
+            if not await device_runs.overdue(session, now=await self._database.now(session)):
+                return 0
         return await self._database.transact(self._end_overdue)
 
     async def _end_overdue(self, session: Session) -> int:

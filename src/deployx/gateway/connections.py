@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from deployx import metrics
 from deployx.gateway.messages import encode
 
 QUEUED_MESSAGES = 2000
@@ -64,6 +65,7 @@ class Connections:
     def add(self, connection: Connection) -> None:
         older = self._by_device.get(connection.device_id)
         self._by_device[connection.device_id] = connection
+        metrics.AGENTS.set(len(self._by_device))
         if older is not None:
             older.send({"type": "refused", "code": "replaced", "detail": "A newer session of this device was opened."})
             older.close(1008, "replaced")
@@ -71,6 +73,7 @@ class Connections:
     def remove(self, connection: Connection) -> None:
         if self._by_device.get(connection.device_id) is connection:
             del self._by_device[connection.device_id]
+            metrics.AGENTS.set(len(self._by_device))
 
     def get(self, device_id: int) -> Connection | None:
         return self._by_device.get(device_id)

@@ -16,6 +16,7 @@ import msgspec
 import structlog
 from sqlalchemy import RowMapping
 
+from deployx import metrics
 from deployx.db.database import Database, Session
 from deployx.events import Hint, Hints
 from deployx.fleet import devices
@@ -214,6 +215,7 @@ async def _record_reports(
                 after.append(_ack(connection, {"type": "output_ack", "order_id": report.order_id, "through": through}))
             case Finished():
                 endings.setdefault(report.run_id, _ending(report))
+                metrics.RUNS_ENDED.labels(report.status).inc()
                 after.append(_ack(connection, {"type": "finished_ack", "order_id": report.order_id}))
             case Rejected():
                 refused.append((report.run_id, report.reason))

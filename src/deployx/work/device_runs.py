@@ -333,6 +333,19 @@ async def cancel_of_device(session: Session, device_id: int, *, now: datetime) -
     return sorted(set(rows.scalars()))
 
 
+async def any_to_watch(session: Session) -> bool:
+    """Whether any run waits, is being cancelled, or is on an offline device: one cheap question for each second."""
+    rows = await session.execute(
+        text(
+            "SELECT EXISTS (SELECT 1 FROM device_runs WHERE status = 'waiting')"
+            " OR EXISTS (SELECT 1 FROM device_runs WHERE status = 'cancelling')"
+            " OR EXISTS (SELECT 1 FROM devices d JOIN device_runs r ON r.device_id = d.id AND r.completed_at IS NULL"
+            " WHERE d.status = 'offline' AND r.status IN ('dispatched', 'running'))"
+        )
+    )
+    return bool(rows.scalar())
+
+
 async def overdue(session: Session, *, now: datetime) -> list[tuple[int, int, RunStatus, str]]:
     """Open runs that are to end from this side: (run, deployment, status, reason).
 

@@ -73,7 +73,7 @@ def _ordinary_user() -> str | None:
 
 
 def _program(name: str) -> str:
-    """An installed program of PostgreSQL, else (or with TEST_POSTGRES=wheel) that of the wheel the tests bring along."""
+    """A program of an installed PostgreSQL, else (or with TEST_POSTGRES=wheel) of the tests' own wheel."""
     installed = [] if os.environ.get("TEST_POSTGRES") == "wheel" else Path("/usr/lib/postgresql").glob("*/bin")
     for place in sorted(installed, reverse=True):
         if all((place / one).exists() for one in ("initdb", "pg_ctl", "psql")):

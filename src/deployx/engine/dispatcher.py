@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 import structlog
-from sqlalchemy import RowMapping, text
+from sqlalchemy import RowMapping
 
 from deployx.clock import Clock
 from deployx.db.database import Database, Session
@@ -42,16 +42,14 @@ class Dispatcher:
             await self._hints.wait(Hint.RUNS, LONGEST_SLEEP_SECONDS)
 
     async def tick(self) -> None:
-        while await self._send_queued() == RUNS_AT_ONCE:
+        async with self._database.read() as session:
+            queued, cancelling = await device_runs.to_send(session)
+        while queued and await self._send_queued() == RUNS_AT_ONCE:
             pass
-        await self._send_cancels()
+        if cancelling:
+            await self._send_cancels()
 
     async def _send_queued(self) -> int:
-        async with self._database.read() as session:
-            if (
-                await session.execute(text("SELECT 1 FROM device_runs WHERE status = 'queued' LIMIT 1"))
-            ).first() is None:
-                return 0
         runs, now = await self._database.transact(self._claim)
         if runs:
             await self._send_orders(runs, now)

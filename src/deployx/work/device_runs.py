@@ -247,6 +247,18 @@ async def any_overlooked(session: Session) -> bool:
     return rows.first() is not None
 
 
+async def to_send(session: Session) -> tuple[bool, bool]:
+    """Whether anything is queued, and whether anything is being cancelled: one question for each tick."""
+    rows = await session.execute(
+        text(
+            "SELECT EXISTS (SELECT 1 FROM device_runs WHERE status = 'queued'),"
+            " EXISTS (SELECT 1 FROM device_runs WHERE status = 'cancelling')"
+        )
+    )
+    queued, cancelling = rows.one()
+    return bool(queued), bool(cancelling)
+
+
 async def cancelling_on(session: Session, replica_id: str) -> Sequence[RowMapping]:
     """Runs whose devices are connected to this replica and have yet to confirm a cancellation."""
     rows = await session.execute(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from deployx_agent.protocol import Order, Step, Work
+from deployx_agent.protocol import CHUNK_BYTES, Order, Step, Work
 from deployx_agent.runner import Run
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -138,6 +138,12 @@ async def test_output_beyond_the_limit_keeps_its_beginning_and_end_with_a_marker
     assert text.endswith("19999\n20000\n")
     assert "bytes of stdout left out" in text
     assert ran.result["truncated"]
+
+
+async def test_much_output_at_once_comes_in_chunks_that_fit_into_a_frame() -> None:
+    ran = await Ran("head -c 400000 /dev/zero | tr '\\0' '\\001'").end()
+    assert ran.text() == "\x01" * 400_000
+    assert max(len(text.encode()) for _, _, text in ran.chunks) <= CHUNK_BYTES
 
 
 async def test_a_character_split_over_two_reads_stays_whole() -> None:

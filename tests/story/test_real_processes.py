@@ -117,6 +117,14 @@ def test_a_cancelled_run_leaves_no_process_and_brings_a_receipt(story: Fleet) ->
     assert not any(_lives(int(pid)) for pid in pids.read_text().split())
 
 
+def test_output_that_json_makes_six_times_as_long_arrives_whole(story: Fleet) -> None:
+    device_id = story.device("web")
+    deployment_id = story.run("head -c 600000 /dev/zero | tr '\\0' '\\001'; echo end", [device_id])
+    run = story.ended_run(deployment_id)
+    assert (run["status"], run["truncated"]) == ("succeeded", False)
+    assert story.output(run["id"]) == "\x01" * 600_000 + "end\n"
+
+
 def test_a_removed_device_is_cut_off_and_its_work_ends(story: Fleet) -> None:
     device_id = story.device("web")
     deployment_id = story.run("sleep 60", [device_id])

@@ -53,8 +53,8 @@ class Executor:
         """`accepted` and `started` messages to send; they may be lost without harm."""
 
     async def journalled(self, work: Callable[..., Result], *arguments: Any) -> Result:
-        """Run a journal method in the journal's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+        """Run a journal method in the journal's thread; it is carried out even if the caller is cancelled meanwhile."""
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments))
 
     async def recover(self) -> None:
         """End what a dead predecessor left: running processes are killed and reported as interrupted."""

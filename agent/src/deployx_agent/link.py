@@ -28,7 +28,8 @@ log = logging.getLogger("deployx_agent")
 SHORTEST_DELAY_SECONDS = 0.5
 LONGEST_DELAY_SECONDS = 60.0
 FACTS_EVERY_SECONDS = 600.0
-CHUNKS_AT_ONCE = 32
+CHUNKS_AT_ONCE = 8
+"""Eight chunks of control characters, each escaped to six bytes in JSON, still fit into one frame."""
 
 
 class TurnedAway(Exception):
@@ -230,13 +231,16 @@ class _Session:
             if not chunks:
                 return
             size = sum(len(chunk["text"]) for chunk in chunks)
-            while sum(size for waiting in self._unacknowledged.values() for _, size in waiting) + size > _WINDOW:
+            while self._waiting_bytes() + size > protocol.UNACKNOWLEDGED_BYTES:
                 self._may_send.clear()
                 await self._may_send.wait()
             message = {"type": "output", "order_id": order_id, "run_id": run_id, "chunks": chunks}
             self._sent_through[order_id] = chunks[-1]["seq"]
             self._unacknowledged.setdefault(order_id, []).append((chunks[-1]["seq"], size))
             await self._socket.send(protocol.encode(message))
+
+    def _waiting_bytes(self) -> int:
+        return sum(size for waiting in self._unacknowledged.values() for _, size in waiting)
 
     async def _beat(self) -> None:
         since_facts, last = 0.0, await asyncio.to_thread(collect)
@@ -249,10 +253,6 @@ class _Session:
                 if facts != last:
                     last = facts
                     await self._socket.send(protocol.encode({"type": "facts", "facts": facts}))
-
-
-_WINDOW = max(protocol.UNACKNOWLEDGED_BYTES, CHUNKS_AT_ONCE * protocol.CHUNK_BYTES)
-"""A single message must fit into the window, or it could never be sent."""
 
 
 async def _receive(socket: ClientConnection, seconds: float) -> dict[str, Any]:

@@ -40,8 +40,7 @@ class OutputReader:
         budget = self._budgets[stream]
         head, rest = block[: budget.head_left], block[budget.head_left :]
         budget.head_left -= len(head)
-        if head:
-            self._text(step, stream, head)
+        self._pieces(step, stream, head)
         if rest:
             budget.tail += rest
             over = len(budget.tail) - budget.tail_limit
@@ -61,9 +60,13 @@ class OutputReader:
                 self.truncated = True
                 self._emit(step, stream, f"\n[… {budget.dropped} bytes of {stream} left out …]\n")
             tail, budget.tail = bytes(budget.tail), bytearray()
-            for start in range(0, len(tail), CHUNK_BYTES):
-                self._text(step, stream, tail[start : start + CHUNK_BYTES])
+            self._pieces(step, stream, tail)
             self._text(step, stream, b"", final=True)
+
+    def _pieces(self, step: int, stream: str, block: bytes) -> None:
+        """Give out a block in chunks that fit into a frame, whatever a pipe delivered at once."""
+        for start in range(0, len(block), CHUNK_BYTES):
+            self._text(step, stream, block[start : start + CHUNK_BYTES])
 
     def _text(self, step: int, stream: str, block: bytes, *, final: bool = False) -> None:
         decoder = self._decoders.get(stream)

@@ -74,6 +74,10 @@ class _Batch:
                     batch.came.append(event)
                 case Left():
                     batch.left.append(event)
+                case Reported(connection=connection) if connection.closing is not None:
+                    # What was not acknowledged comes again with the next session. Taking it now could acknowledge
+                    # output beyond a chunk that the database has just refused.
+                    pass
                 case Reported(connection=connection, message=Facts(facts=facts)):
                     batch.facts.append((connection.device_id, facts))
                 case Reported(connection=connection, message=message) if not isinstance(message, Facts):

@@ -169,6 +169,8 @@ async def change(
     wanted = TaskStatus(status) if status is not None and status != task["status"] else None
     rule, first = plan(after, now=now, start_kept=start_kept and wanted is None)
     moved = _moved(task, wanted, first) if wanted else TaskStatus(task["status"])
+    if moved == TaskStatus.PENDING and await executions.running_of(session, task_id):
+        moved = TaskStatus.RUNNING
     values = _values(after, rule, now)
     if dict(after.payload) != dict(before.payload):
         (values["payload_id"],) = await allocate_ids(session, payloads, 1)
@@ -176,6 +178,7 @@ async def change(
         await insert_rows(session, payloads, ("id", "kind", "body"), [body])
     next_at = first if moved in TASK_SCHEDULED else None
     values |= {"status": moved.value, "next_planned_for": next_at, "next_execution": next_at}
+    values |= {} if moved == TaskStatus.PAUSED else {"paused_reason": None}
     await _store(session, task, values)
     if (after.device_ids, after.group_ids) != (before.device_ids, before.group_ids):
         await session.execute(delete(task_target_devices).where(task_target_devices.c.task_id == task_id))

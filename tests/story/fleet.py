@@ -26,6 +26,7 @@ class Fleet:
         self._certificate = certificate
         self.folder = folder
         self.database_url = database_url
+        self.signing_key: Path | None = None
         self.port = 0
         self._server: subprocess.Popen[str] | None = None
         self._agents: dict[str, subprocess.Popen[Any]] = {}
@@ -35,6 +36,7 @@ class Fleet:
     def start_server(self) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DEPLOYX_")}
         environment |= {"DEPLOYX_ADMIN_PASSWORD": PASSWORD, "DEPLOYX_DATABASE_URL": self.database_url}
+        environment |= {} if self.signing_key is None else {"DEPLOYX_SIGNING_KEY_FILE": str(self.signing_key)}
         command = [sys.executable, "-m", "deployx", "server", "--port", str(self.port), "--data-dir", "server"]
         if self._certificate:
             command += ["--tls-cert", str(self._certificate), "--tls-key", str(self._certificate.with_suffix(".key"))]

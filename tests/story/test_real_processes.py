@@ -74,7 +74,7 @@ def test_a_task_stored_before_a_restart_fires_after_it(story: Fleet) -> None:
     task = story.good(story.client.post("/api/schedule/tasks", json=body))
     story.kill_server()
     story.start_server()
-    story.wait_for(lambda: story.get(f"/api/schedule/tasks/{task['id']}")["status"] == "completed")
+    assert story.wait_for(lambda: story.get(f"/api/schedule/tasks/{task['id']}")["status"] == "completed")
 
 
 def test_an_agent_killed_while_a_command_runs_reports_it_interrupted_and_never_runs_it_again(story: Fleet) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -116,6 +117,19 @@ async def burst(database: Database, count: int, offset: int) -> tuple[dict[str, 
     return figures, cpu
 
 
+def process_startup(folder: Path) -> float:
+    """Seconds from starting the server's process on the stored tasks until it listens."""
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "deployx", "server", "--port", "0", "--data-dir", str(folder)]
+    command += ["--database-url", f"sqlite:///{folder / 'bench.db'}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        assert server.stdout is not None
+        next(line for line in server.stdout if "listens on" in line)
+        seconds = time.perf_counter() - began
+        server.terminate()
+    return seconds
+
+
 async def main(stored: int) -> None:
     folder = Path(tempfile.mkdtemp(prefix="deployx-bench-"))
     url = f"sqlite:///{folder / 'bench.db'}"
@@ -126,6 +140,7 @@ async def main(stored: int) -> None:
     await store(database, stored)
     storing = time.perf_counter() - began
     await database.close()
+    process = sorted(process_startup(folder) for _ in range(3))[1]
 
     began = time.perf_counter()
     database = Database(url, SystemClock())
@@ -150,7 +165,8 @@ async def main(stored: int) -> None:
         {
             "stored": stored,
             "stored_per_second": round(stored / storing),
-            "startup_seconds": round(startup, 2),
+            "startup_seconds": round(process, 2),
+            "startup_of_database_and_engine_seconds": round(startup, 3),
             "idle_cpu_percent": round(idle * 100, 2),
             "memory_mib": round(psutil.Process().memory_info().rss / 2**20),
             "burst_of_1000": sorted(small, key=lambda one: one["p99_ms"])[len(small) // 2],

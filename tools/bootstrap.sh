@@ -24,6 +24,8 @@ fi
 # pip asks for a Rust compiler's version, and rustup's shim would make itself a home for that.
 export PIP_CACHE_DIR="$PWD/.cache/pip" RUSTUP_HOME="$PWD/.cache/rustup"
 export UV_CACHE_DIR="$PWD/.cache/uv" UV_PYTHON_DOWNLOADS=never UV_NO_CONFIG=1
+# Compiled once here, so that no start of a server or agent has to.
+export UV_COMPILE_BYTECODE=1
 uv=$(command -v uv || true)
 if [ -z "$uv" ]; then
     uv=.tools/bin/uv

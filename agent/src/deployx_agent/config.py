@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 
 class NotEnrolled(Exception):
-    """The data folder holds no enrolment."""
+    """The data folder holds no enrolment that can be used; the sentence says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """What enrolment gave this device; `server_public_key` is base64."""
+    """What enrolment gave this device; `server_public_key` is base64, `ca_file` an absolute path."""
 
     server: str
     device_id: int
@@ -51,8 +52,22 @@ def load(data_dir: Path) -> Enrolment:
     """Read the enrolment. Raises NotEnrolled with a sentence."""
     path = data_dir / "agent.json"
     try:
-        return Enrolment(**json.loads(path.read_text(encoding="utf-8")))
+        return parse(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise NotEnrolled(f"No enrolment in {data_dir}: run `enroll` with this data folder first.") from None
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise NotEnrolled(f"{path} is not readable ({error}): enrol again.") from None
+
+
+def parse(values: Any) -> Enrolment:
+    """Check each field's type; unknown keys are ignored. Raises ValueError that names the field."""
+    if not isinstance(values, dict):
+        raise ValueError("no JSON object")
+    kinds = {"device_id": int, "insecure_http": bool}
+    known = {field.name: values[field.name] for field in fields(Enrolment) if values.get(field.name) is not None}
+    for field in fields(Enrolment):
+        kind = kinds.get(field.name, str)
+        optional = field.name in ("ca_file", "insecure_http")
+        if not (isinstance(known.get(field.name), kind) or (optional and field.name not in known)):
+            raise ValueError(f"{field.name} is {values.get(field.name)!r}, not {kind.__name__}")
+    return Enrolment(**known)

@@ -1,30 +1,42 @@
 """Takes orders, runs at most 16 at once, and journals each step before it has an effect.
 
-All journal work happens in one thread of its own, so that an fsync never holds up the link.
+All journal work happens in one thread of its own, so that an fsync never holds up the link. Where the journal cannot
+be written nothing new starts, and the end of what runs is written as soon as the journal can be again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from deployx_agent import process
-from deployx_agent.journal import Entry, Journal
+from deployx_agent.journal import Chunk, Entry, Journal
+from deployx_agent.process import Receipt
 from deployx_agent.protocol import Order, ProtocolError, parse_order
+from deployx_agent.reports import ending, finished, progress
 from deployx_agent.runner import Run
+from deployx_agent.spool import AGAIN_SECONDS, Spool
 
 log = logging.getLogger("deployx_agent")
 
 ORDERS_AT_ONCE = 16
-OUTPUT_EVERY_SECONDS = 0.03
+AFTER_KILL_SECONDS = 5.0
 INTERRUPTED = "The agent ended while this ran; whether the work finished is not known."
+NEVER_STARTED = "The agent was away until the order had expired; nothing was started."
 
 Result = TypeVar("Result")
+
+
+class NotTaken(Exception):
+    """An order was not started, and will not be; the sentence says why."""
 
 
 @dataclass(slots=True)
@@ -33,192 +45,237 @@ class Active:
 
     order: Order
     run: Run | None = None
-    cancelled: bool = False
     next_seq: int = 0
-    buffer: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
 
 
 class Executor:
     """Runs orders. `notify` is called (on the event loop) whenever there is something new to send."""
 
-    def __init__(self, journal: Journal, notify: Callable[[], None]) -> None:
+    def __init__(
+        self, journal: Journal, notify: Callable[[], None], *, grace_seconds: float = process.KILL_AFTER_SECONDS
+    ) -> None:
         self._journal = journal
         self._notify = notify
+        self._grace_seconds = grace_seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
-        self._places = asyncio.Semaphore(ORDERS_AT_ONCE)
+        self._spool = Spool(partial(self.journalled, journal.append_output), notify)
+        self._one_decision = asyncio.Lock()
+        self._free_places = ORDERS_AT_ONCE
+        self._queue: deque[Active] = deque()
         self._active: dict[str, Active] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unstarted: list[Entry] = []
         self._stopping = False
-        self.events: list[dict[str, Any]] = []
-        """`accepted` and `started` messages to send; they may be lost without harm."""
+        self.events: list[Mapping[str, Any]] = []
+        """Messages to send that may be lost without harm: the next session says the same in other words."""
 
-    async def journalled(self, work: Callable[..., Result], *arguments: Any) -> Result:
+    async def journalled(self, work: Callable[..., Result], *arguments: Any, **more: Any) -> Result:
         """Run a journal method in the journal's thread; it is carried out even if the caller is cancelled meanwhile."""
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments))
+        call = partial(work, *arguments, **more)
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, call))
 
     async def recover(self) -> None:
         """End what a dead predecessor left: running processes are killed and reported as interrupted."""
         for entry in await self.journalled(self._journal.unacknowledged):
-            if entry.state == "starting":
-                receipt = await asyncio.to_thread(process.end_tree_now, entry.order_id)
-                await self._finish(
-                    entry.order_id, entry.run_id, _ending("interrupted", INTERRUPTED, receipt.as_message())
-                )
-            elif entry.state == "accepted" and entry.body is not None:
-                self._begin(parse_order(entry.body))
+            match entry.state:
+                case "starting":
+                    receipt = await asyncio.to_thread(process.end_what_is_left, entry.order_id)
+                    await self._end_early(entry.order_id, entry.run_id, "interrupted", INTERRUPTED, receipt)
+                case "accepted":
+                    self._unstarted.append(entry)
+
+    async def resume(self, server_now: datetime) -> None:
+        """Run what a predecessor had accepted and never started, as far as it has not expired since."""
+        async with self._one_decision:
+            entries, self._unstarted = self._unstarted, []
+            for entry in entries:
+                try:
+                    order = parse_order(entry.body or "")
+                except ProtocolError as error:
+                    await self._end_early(entry.order_id, entry.run_id, "failed", f"Not readable: {error}.")
+                    continue
+                if order.expires_at < server_now:
+                    await self._end_early(entry.order_id, entry.run_id, "interrupted", NEVER_STARTED)
+                else:
+                    self._queue.append(self._activate(order))
+            self._start_waiting()
 
     async def take(self, order: Order, body: str) -> None:
-        """Journal a checked order and run it; one that is known already is answered with what is known."""
-        if self._stopping:
-            return
-        new = await self.journalled(
-            self._journal.accept, order.order_id, order.run_id, order.issued_at, order.epoch, body
-        )
-        if new:
-            self._begin(order)
-            self._tell("accepted", order)
-            return
-        entry = await self.journalled(self._journal.find, order.order_id)
-        if entry is not None and entry.state == "ended" and entry.acknowledged:
-            self.events.append(known_result(entry))
-        elif order.order_id in self._active and self._active[order.order_id].run is not None:
-            self._tell("started", order)
-        self._notify()
+        """Journal a checked order and run it; one that is known already is answered with what is known.
+
+        Raises NotTaken where the journal cannot be written. Goes on to its end if the caller is cancelled.
+        """
+        await self._to_its_end(self._take(order, body))
 
     async def cancel(self, order_id: str, run_id: int) -> None:
         """Stop an order; one never seen is journalled as cancelled, so that it cannot start later."""
-        active = self._active.get(order_id)
-        if active is not None:
-            active.cancelled = True
-            if active.run is not None:
-                active.run.stop("cancelled")
-            else:
-                await self._finish(order_id, run_id, _ending("cancelled", "Cancelled before it started.", _NOTHING))
-            return
-        entry = await self.journalled(self._journal.find, order_id)
-        if entry is None:
-            await self._finish(order_id, run_id, _ending("cancelled", "Cancelled before it arrived.", _NOTHING))
-        elif entry.acknowledged:
-            self.events.append(known_result(entry))
-        self._notify()
+        await self._to_its_end(self._cancel(order_id, run_id))
 
     async def stop(self, within_seconds: float) -> None:
         """Take nothing more, let runs finish in time, then end what is left as interrupted."""
         self._stopping = True
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=within_seconds)
-        for active in list(self._active.values()):
+        for active in self._active.values():
             if active.run is not None:
                 active.run.stop("interrupted")
-        waiting = [task for task in self._tasks if not task.done()]
-        if waiting:
-            await asyncio.wait(waiting, timeout=process.KILL_AFTER_SECONDS + 5)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._grace_seconds + AFTER_KILL_SECONDS)
         for task in self._tasks:
             task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._spool.close()
+
+    def close(self) -> None:
+        """Let the journal's thread end; for after the link has ended too."""
         self._thread.shutdown(wait=True)
 
-    def _begin(self, order: Order) -> None:
-        self._active[order.order_id] = Active(order)
-        task = asyncio.create_task(self._run(self._active[order.order_id]))
+    async def _to_its_end(self, work: Coroutine[Any, Any, None]) -> None:
+        """A session that ends in the middle of a decision must not leave an order accepted that nobody runs."""
+        await asyncio.shield(self._keep(asyncio.create_task(work)))
+
+    def _keep(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._drop)
+        return task
 
-    async def _run(self, active: Active) -> None:
-        order = active.order
-        try:
-            async with self._places:
-                if active.cancelled or self._stopping:
-                    return
-                active.run = Run(
-                    order,
-                    emit=lambda step, stream, text: self._emit(active, step, stream, text),
-                    on_start=lambda: self._tell("started", order),
-                )
-                await self.journalled(self._journal.starting, order.order_id)
-                _pass_on_cancel(active)
-                flusher = asyncio.create_task(self._flush_regularly(active))
-                try:
-                    result = await active.run.run()
-                finally:
-                    flusher.cancel()
-                await self._flush(active)
-                await self._finish(order.order_id, order.run_id, result | {"last_seq": active.next_seq - 1})
-        except Exception as error:  # an order that breaks the agent must still end, or its device would look hung
-            log.exception("order.broken order=%s", order.order_id)
-            await self._finish(order.order_id, order.run_id, _ending("failed", f"The agent failed: {error!r}.", None))
-        finally:
-            self._active.pop(order.order_id, None)
+    def _drop(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, NotTaken):
+            log.error("work.broken", exc_info=error)
 
-    def _emit(self, active: Active, step: int, stream: str, text: str) -> None:
-        chunk = {"seq": active.next_seq, "step": step, "stream": stream, "text": text}
-        active.next_seq += 1
-        active.buffer.append((active.order.order_id, chunk))
+    async def _take(self, order: Order, body: str) -> None:
+        async with self._one_decision:
+            if self._stopping:
+                return
+            at_once = self._free_places > 0 and not self._queue
+            self._free_places -= at_once
+            try:
+                known = await self.journalled(
+                    self._journal.accept, order.order_id, order.run_id,
+                    issued_at=order.issued_at, epoch=order.epoch, body=body, at_once=at_once,
+                )  # fmt: skip
+            except (sqlite3.Error, OSError) as error:
+                self._free_places += at_once
+                log.error("order.refused order=%s error=%r", order.order_id, str(error))
+                raise NotTaken(f"The device cannot write its journal ({error}): nothing was started.") from None
+            if known is not None:
+                self._free_places += at_once
+                self._answer_known(known)
+                return
+            log.info("order.accepted order=%s run=%s", order.order_id, order.run_id)
+            self._tell(progress("accepted", order.order_id, order.run_id))
+            active = self._activate(order)
+            if at_once:
+                self._begin(active, journalled=True)
+            else:
+                self._queue.append(active)
 
-    async def _flush_regularly(self, active: Active) -> None:
-        while True:
-            await asyncio.sleep(OUTPUT_EVERY_SECONDS)
-            await self._flush(active)
+    def _answer_known(self, entry: Entry) -> None:
+        """Say what is known; a result that is not acknowledged yet is sent with the journal's news."""
+        active = self._active.get(entry.order_id)
+        if active is not None:
+            kind = "accepted" if active.run is None else "started"
+            self._tell(progress(kind, entry.order_id, entry.run_id))
+        elif entry.state == "ended" and entry.acknowledged:
+            self._tell(finished(entry))
+        self._notify()
 
-    async def _flush(self, active: Active) -> None:
-        if active.buffer:
-            chunks, active.buffer = active.buffer, []
-            await self.journalled(self._journal.append_output, chunks)
+    async def _cancel(self, order_id: str, run_id: int) -> None:
+        async with self._one_decision:
+            active = self._active.get(order_id)
+            if active is not None and active.run is not None:
+                active.run.stop("cancelled")
+                return
+            entry = await self.journalled(self._journal.find, order_id)
+            if active is not None:
+                self._queue.remove(active)
+                self._active.pop(order_id)
+                await self._end_early(order_id, run_id, "cancelled", "Cancelled before it started.", Receipt())
+            elif entry is None:
+                await self._end_early(order_id, run_id, "cancelled", "Cancelled before it arrived.", Receipt())
+            elif entry.acknowledged:
+                self._tell(finished(entry))
+            elif entry.state == "accepted":
+                self._unstarted = [one for one in self._unstarted if one.order_id != order_id]
+                await self._end_early(order_id, run_id, "cancelled", "Cancelled before it started.", Receipt())
             self._notify()
 
+    def _activate(self, order: Order) -> Active:
+        active = self._active[order.order_id] = Active(order)
+        return active
+
+    def _start_waiting(self) -> None:
+        while self._queue and self._free_places and not self._stopping:
+            self._free_places -= 1
+            self._begin(self._queue.popleft(), journalled=False)
+
+    def _begin(self, active: Active, *, journalled: bool) -> None:
+        """Start an order whose place is reserved."""
+        order = active.order
+        active.run = Run(
+            order,
+            emit=partial(self._emit, active),
+            on_start=partial(self._started, order),
+            grace_seconds=self._grace_seconds,
+        )
+        self._keep(asyncio.create_task(self._run(active, active.run, journalled=journalled)))
+
+    async def _run(self, active: Active, run: Run, *, journalled: bool) -> None:
+        order_id = active.order.order_id
+        try:
+            result = await self._result(active, run, journalled=journalled)
+            await self._finish(order_id, active.order.run_id, result)
+        finally:
+            self._active.pop(order_id, None)
+            self._free_places += 1
+            self._start_waiting()
+
+    async def _result(self, active: Active, run: Run, *, journalled: bool) -> Mapping[str, Any]:
+        try:
+            if not journalled:
+                await self.journalled(self._journal.starting, active.order.order_id)
+        except (sqlite3.Error, OSError) as error:
+            return ending("failed", f"The device cannot write its journal ({error}): nothing was started.")
+        try:
+            return await run.run() | {"last_seq": active.next_seq - 1}
+        except Exception as error:  # an order that breaks the agent must still end, or its device would look hung
+            log.exception("order.broken order=%s", active.order.order_id)
+            left = await asyncio.to_thread(process.end_what_is_left, active.order.order_id)
+            return ending("failed", f"The agent failed: {error!r}.", left, last_seq=active.next_seq - 1)
+
+    def _emit(self, active: Active, step: int, stream: str, text: str) -> None:
+        self._spool.add(
+            active.order.order_id, {"seq": active.next_seq, "step": step, "stream": stream, "text": text}
+        )  # fmt: skip
+        active.next_seq += 1
+
+    def _started(self, order: Order) -> None:
+        log.info("order.started order=%s run=%s", order.order_id, order.run_id)
+        self._tell(progress("started", order.order_id, order.run_id))
+
+    async def _end_early(
+        self, order_id: str, run_id: int, status: str, reason: str, receipt: Receipt | None = None
+    ) -> None:
+        last_seq = await self.journalled(self._journal.last_seq, order_id)
+        await self._finish(order_id, run_id, ending(status, reason, receipt, last_seq=last_seq))
+
     async def _finish(self, order_id: str, run_id: int, result: Mapping[str, Any]) -> None:
-        await self.journalled(self._journal.finish, order_id, run_id, result)
-        log.info("order.finished order=%s status=%s", order_id, result["status"])
+        """Write a result with all output that waits, however long the journal refuses; then it may be sent."""
+
+        async def write(chunks: Sequence[tuple[str, Chunk]]) -> None:
+            while True:
+                try:
+                    return await self.journalled(self._journal.finish, order_id, run_id, result, chunks)
+                except sqlite3.Error as error:
+                    log.error("order.not_written order=%s error=%r", order_id, str(error))
+                    await asyncio.sleep(AGAIN_SECONDS)
+
+        await self._spool.write_all(write)
+        log.info("order.finished order=%s run=%s status=%s", order_id, run_id, result["status"])
         self._notify()
 
-    def _tell(self, kind: str, order: Order) -> None:
-        self.events.append({"type": kind, "order_id": order.order_id, "run_id": order.run_id})
+    def _tell(self, message: Mapping[str, Any]) -> None:
+        self.events.append(message)
         self._notify()
-
-
-def _pass_on_cancel(active: Active) -> None:
-    """A cancellation may have come while the start was written to disk."""
-    if active.cancelled and active.run is not None:
-        active.run.stop("cancelled")
-
-
-_NOTHING: dict[str, list[int]] = {"terminated": [], "killed": [], "survived": []}
-
-
-def _ending(status: str, reason: str, receipt: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {
-        "status": status, "exit_code": None, "reason": reason, "duration_seconds": None, "steps": [],
-        "truncated": False, "replaced_bytes": False, "receipt": receipt,
-    }  # fmt: skip
-
-
-def finished_message(entry: Entry) -> dict[str, Any]:
-    """The `finished` message of an ended order."""
-    result = dict(entry.result or {})
-    message = {"type": "finished", "order_id": entry.order_id, "run_id": entry.run_id, "last_seq": -1, "known": False}
-    return message | result
-
-
-def known_result(entry: Entry) -> dict[str, Any]:
-    """What is left of an order whose result was acknowledged before: its status."""
-    return finished_message(entry) | {"known": True}
-
-
-def check_order(
-    body: str, *, installation_id: str, device_id: int, epoch: int, watermark: str, server_now: datetime
-) -> Order:
-    """Read an order whose signature is good and check that it is meant for this device and this time.
-
-    Raises ProtocolError with the sentence that goes back to the server.
-    """
-    order = parse_order(body)
-    if order.installation_id != installation_id or order.device_id != device_id:
-        raise ProtocolError("The order is for another device or installation.")
-    if order.epoch < epoch:
-        raise ProtocolError(f"The order's epoch {order.epoch} is older than {epoch}, which this device has seen.")
-    if order.issued_at.isoformat() < watermark:
-        raise ProtocolError("The order is older than this device remembers.")
-    if order.expires_at < server_now:
-        raise ProtocolError("The order has expired on the way.")
-    if order.kind != "command":
-        raise ProtocolError(f"This agent cannot run orders of kind {order.kind!r}: update it.")
-    return order

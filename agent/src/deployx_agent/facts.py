@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deployx_agent import __version__
-from deployx_agent.process import available_shells
+from deployx_agent.shells import available_shells
 
 SYSTEMS = {"linux": "linux", "win32": "windows", "darwin": "macos"}
 

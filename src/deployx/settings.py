@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import platformdirs
 
@@ -49,21 +50,30 @@ class Settings:
 
 def load(flags: Mapping[str, Any], environment: Mapping[str, str], folder: Path) -> Settings:
     """Put the three sources together and check them. Raises StartupRefused with a sentence."""
-    path = Path(environment.get(f"{PREFIX}CONFIG", folder / "deployx.toml"))
-    values: dict[str, Any] = {}
-    if path.exists():
-        try:
-            values |= _known(
-                {name.upper(): value for name, value in tomllib.loads(path.read_text()).items()}, str(path)
-            )
-        except tomllib.TOMLDecodeError as error:
-            raise StartupRefused(f"{path} is not TOML: {error}.") from None
+    values = _of_file(environment.get(f"{PREFIX}CONFIG"), folder)
     given = {name.removeprefix(PREFIX): value for name, value in environment.items() if name.startswith(PREFIX)}
     values |= _known({name: value for name, value in given.items() if not _is_foreign(name)}, "the environment")
     values |= {name: value for name, value in flags.items() if value is not None}
     settings = Settings(**{name: _converted(name, value) for name, value in values.items() if value not in (None, "")})
     _check(settings)
     return settings
+
+
+def _of_file(named: str | None, folder: Path) -> dict[str, Any]:
+    """What `deployx.toml` says; the file may be absent unless it was named."""
+    path = Path(named).expanduser() if named else folder / "deployx.toml"
+    if not named and not path.exists():
+        return {}
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StartupRefused(f"{path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise StartupRefused(f"{path} is not TOML: {error}.") from None
+    for name, value in found.items():
+        if not isinstance(value, str | int):
+            raise StartupRefused(f"{path} sets {name} to a {type(value).__name__}: write it as text in quotes.")
+    return _known({name.upper(): value for name, value in found.items()}, str(path))
 
 
 def _is_foreign(name: str) -> bool:
@@ -91,12 +101,47 @@ def _converted(name: str, value: Any) -> Any:
         case "data_dir" | "signing_key_file" | "tls_cert" | "tls_key":
             return Path(value).expanduser().absolute()
         case "insecure_http":
-            return value is True or str(value).lower() in ("1", "true", "yes", "on")
+            return _as_truth("INSECURE_HTTP", value)
+        case "public_url":
+            return _as_origin("PUBLIC_URL", str(value))
+        case "trusted_proxies":
+            return _as_networks("TRUSTED_PROXIES", str(value))
         case "log_format" if value not in ("console", "json"):
             raise StartupRefused(f"LOG_FORMAT {value!r} is unknown: use console or json.")
         case "log_level" if str(value).lower() not in ("debug", "info", "warning", "error"):
             raise StartupRefused(f"LOG_LEVEL {value!r} is unknown: use debug, info, warning or error.")
     return str(value)
+
+
+def _as_truth(name: str, value: Any) -> bool:
+    match str(value).lower():
+        case "1" | "true" | "yes" | "on":
+            return True
+        case "0" | "false" | "no" | "off":
+            return False
+    raise StartupRefused(f"{name} {value!r} is neither: use true or false.")
+
+
+def _as_origin(name: str, value: str) -> str:
+    """Scheme, host and port as browsers send them in `Origin`; a path would never match."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.netloc or "@" in parts.netloc:
+        raise StartupRefused(f"{name} {value!r} is no web address: write it like https://deployx.example.org.")
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise StartupRefused(f"{name} {value!r} has a path: give scheme, host and port alone.")
+    usual_port = ":443" if parts.scheme == "https" else ":80"
+    return f"{parts.scheme}://{parts.netloc.lower().removesuffix(usual_port)}"
+
+
+def _as_networks(name: str, value: str) -> str:
+    for one in value.split(","):
+        try:
+            ipaddress.ip_network(one.strip(), strict=False)
+        except ValueError:
+            raise StartupRefused(
+                f"{name} holds {one.strip()!r}, which is no address or network: write it like 10.0.0.0/8, 192.0.2.7."
+            ) from None
+    return value
 
 
 def is_loopback(host: str) -> bool:

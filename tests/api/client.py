@@ -97,12 +97,12 @@ async def _no_agents(_scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @asynccontextmanager
-async def opened_api(database: Database, folder: Path) -> AsyncIterator[Api]:
+async def opened_api(database: Database, folder: Path, **settings: Any) -> AsyncIterator[Api]:
     async with database.write() as session:
         now = await database.now(session)
         installation = await ensure(session, folder / "signing.key", now=now)
         await users.ensure_first_administrator(session, PASSWORD, folder, now=now)
-    services = Services(Settings(data_dir=folder), SystemClock(), database, installation, Hints())
+    services = Services(Settings(data_dir=folder, **settings), SystemClock(), database, installation, Hints())
     application = create_app(services)
     transport = httpx.ASGITransport(gated(application, services, _no_agents), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import Depends, FastAPI, Request
 from starlette.types import ASGIApp
 
@@ -25,7 +27,7 @@ from deployx.api import (
 )
 from deployx.api.context import Services
 from deployx.api.fields import BIGGEST_ID
-from deployx.api.gate import Gate
+from deployx.api.gate import COOKIE, PUBLIC, Gate
 from deployx.errors import Invalid, NotFound, Problem
 
 ROUTERS = (
@@ -48,7 +50,7 @@ ROUTERS = (
 
 def create_app(services: Services) -> FastAPI:
     """The routes alone; `gated` puts the gate in front, without which nobody is signed in."""
-    app = FastAPI(
+    app = _Application(
         title="DeployX",
         version=__version__,
         openapi_url="/api/openapi.json",
@@ -56,12 +58,31 @@ def create_app(services: Services) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         dependencies=[Depends(_check_address)],
+        responses={"default": problems.DESCRIBED},
     )
     app.state.services = services
     problems.install(app)
     for router in ROUTERS:
         app.include_router(router)
     return app
+
+
+class _Application(FastAPI):
+    """Adds to the description what the gate does: who needs to sign in, and how."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            described = super().openapi()
+            described.setdefault("components", {})["securitySchemes"] = {
+                "bearer": {"type": "http", "scheme": "bearer", "description": "A session or API token."},
+                "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+            }
+            described["security"] = [{"bearer": []}, {"cookie": []}]
+            for path in (PUBLIC - {"/metrics"}) & described["paths"].keys():
+                for operation in described["paths"][path].values():
+                    operation["security"] = []
+        assert self.openapi_schema is not None
+        return self.openapi_schema
 
 
 def gated(app: FastAPI, services: Services, agents: ASGIApp) -> Gate:

@@ -10,7 +10,7 @@ from pydantic import Field
 from sqlalchemy import delete, select
 
 from deployx.api import paging
-from deployx.api.context import CallerOf, ServicesOf
+from deployx.api.context import CallerOf, Services, ServicesOf
 from deployx.api.fields import Body, InstantIn, Name, Text
 from deployx.api.gate import COOKIE
 from deployx.api.paging import Page
@@ -22,6 +22,8 @@ from deployx.people.principal import Principal, Role
 from deployx.timing.instants import format_instant
 
 router = APIRouter(prefix="/api/auth", tags=["people"])
+
+WRONG = "The username or the password is wrong."
 
 Password = Annotated[str, Field(max_length=1000)]
 
@@ -50,16 +52,18 @@ async def login(body: Login, request: Request, response: Response, services: Ser
     """Open a session. Wrong names and wrong passwords read alike and take alike."""
     database, state = services.database, request.scope["state"]
     address = state["address"] or "unknown"
-    async with database.read() as session:
-        await sessions.require_few_failures(session, body.username, address, now=await database.now(session))
-        user = await users.find(session, body.username)
+    user, attempt_id = await _attempt(services, body.username, address)
     right = await passwords.matches(user.password_hash if user is not None else None, body.password)
     if not right or user is None or not user.is_active:
-        await database.transact(lambda session: _refuse(session, body.username, address, state, services))
-        raise NotSignedIn("The username or the password is wrong.")
+        await database.transact(lambda session: _record_failure(session, body.username, address, state, services))
+        raise NotSignedIn(WRONG)
 
     async def admit(session: Session) -> tuple[str, datetime]:
         now = await database.now(session)
+        present = await users.get(session, user.id, to_sign_in=True)
+        if present is None or present.password_hash != user.password_hash:
+            raise NotSignedIn(WRONG)  # closed, or given another password, while this one was being checked
+        await sessions.forget_attempt(session, attempt_id)
         token, expires_at = await sessions.open_session(session, user.id, now=now)
         who = Principal(user.id, user.username, Role(user.role), 0, state["address"], state["request_id"])
         await audit.record(session, who, "login", "user", user.id, now=now)
@@ -76,9 +80,23 @@ async def login(body: Login, request: Request, response: Response, services: Ser
     }
 
 
-async def _refuse(session: Session, account: str, address: str, state: dict[str, Any], services: ServicesOf) -> None:
+async def _attempt(services: Services, username: str, address: str) -> tuple[Any, int]:
+    """The user of that name, or None, and the id of this attempt. Raises TooMany, mostly without writing anything."""
+    database = services.database
+    async with database.read() as session:
+        await sessions.require_few_failures(session, username, address, now=await database.now(session))
+        user = await users.find(session, username)
+
+    async def begin(session: Session) -> int:
+        return await sessions.begin_attempt(session, username, address, now=await database.now(session))
+
+    return user, await database.transact(begin)
+
+
+async def _record_failure(
+    session: Session, account: str, address: str, state: dict[str, Any], services: Services
+) -> None:  # fmt: skip
     now = await services.database.now(session)
-    await sessions.count_failure(session, account, address, now=now)
     await audit.record(
         session, None, "login_failed", "user", None, now=now, after={"username": account}, address=address,
         request_id=state["request_id"],
@@ -111,20 +129,19 @@ async def me(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
 async def change_password(body: NewPassword, caller: CallerOf, services: ServicesOf) -> None:
     """Change one's password; the user's other sessions end, API tokens stay."""
     who = caller.principal
-    async with services.database.read() as session:
-        user = await users.get(session, who.user_id)
-    if not await passwords.matches(user.password_hash, body.current_password):
-        raise Invalid([Problem(("body", "current_password"), "This is not your current password.")])
     require_good_password(body.new_password, "new_password")
+    user, attempt_id = await _attempt(services, who.username, who.address or "unknown")
+    if not await passwords.matches(user.password_hash if user else None, body.current_password):
+        raise Invalid([Problem(("body", "current_password"), "This is not your current password.")])
     password_hash = await passwords.hashed(body.new_password)
 
-    async def change(session: Session, now: datetime) -> None:
-        await users.change(session, who.user_id, password_hash=password_hash)
-        await sessions.revoke_all(session, who.user_id, kind="session", besides=who.token_id)
+    async def change(session: Session, now: datetime) -> bool:
+        await sessions.forget_attempt(session, attempt_id)
+        await users.change(session, who.user_id, keep_session=who.token_id, password_hash=password_hash)
         await audit.record(session, who, "update", "user", who.user_id, now=now, after={"password": "changed"})
+        return await users.is_first(session, who.user_id)
 
-    await caller.write(change)
-    if user.username == "admin":
+    if await caller.write(change):
         users.forget_initial_password(services.settings.data_dir)
 
 
@@ -154,6 +171,8 @@ async def create_token(body: NewToken, caller: CallerOf, response: Response) -> 
     async def create(session: Session, now: datetime) -> tuple[int, str, datetime]:
         if body.expires_at is not None and body.expires_at <= now:
             raise Invalid([Problem(("body", "expires_at"), "This instant has passed: give a future one.")])
+        if await users.get(session, who.user_id, to_sign_in=True) is None:
+            raise NotSignedIn("Your account was closed.")
         token_id, token = await sessions.issue_api_token(session, who.user_id, body.name, body.expires_at, now=now)
         await audit.record(session, who, "create", "token", token_id, now=now, after={"name": body.name})
         return token_id, token, now

@@ -13,6 +13,7 @@ from deployx.clock import Clock
 from deployx.db.database import Database, Session
 from deployx.events import Hints
 from deployx.installation import Installation
+from deployx.people import sessions
 from deployx.people.policy import NOTHING_IN_PARTICULAR, Action, Thing, require
 from deployx.people.principal import Principal
 from deployx.settings import Settings
@@ -68,8 +69,13 @@ def services(request: Request) -> Services:
     return found
 
 
-def caller(request: Request) -> Caller:
-    return Caller(services(request), request.scope.get("state", {}).get("principal"))
+async def caller(request: Request) -> Caller:
+    """Who asks; that an API token is in use is written down at most once a minute."""
+    made = Caller(services(request), request.scope.get("state", {}).get("principal"))
+    if made.who is not None and made.who.use_is_due:
+        token_id = made.who.token_id
+        await made.write(lambda session, now: sessions.note_use(session, token_id, now=now))
+    return made
 
 
 ServicesOf = Annotated[Services, Depends(services)]

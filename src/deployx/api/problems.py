@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -9,14 +10,44 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from deployx.errors import BadRequest, DeployXError, Invalid, NotFound, Problem, TooMany
+from deployx.errors import BadRequest, DeployXError, Invalid, NotFound, NotReady, Problem, TooMany
 
 log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+
+_ERROR = {
+    "type": "object",
+    "required": ["loc", "msg"],
+    "properties": {
+        "loc": {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}},
+        "msg": {"type": "string"},
+    },
+}
+DESCRIBED: dict[str, Any] = {
+    "description": "What was wrong, and what would be right.",
+    "content": {
+        MEDIA_TYPE: {
+            "schema": {
+                "type": "object",
+                "required": ["type", "title", "status", "detail"],
+                "properties": {
+                    "type": {"type": "string"},
+                    "title": {"type": "string"},
+                    "status": {"type": "integer"},
+                    "detail": {"type": "string"},
+                    "errors": {"type": "array", "items": _ERROR},
+                },
+            }
+        }
+    },
+}
+"""Every error's shape, for the description of the API."""
 
 
 def answer(error: DeployXError) -> Response:
@@ -42,6 +73,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(DeployXError, _own)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _of_the_router)
+    for lost in (DBAPIError, NoConnectionLeft, ConnectionError, TimeoutError, socket.gaierror):
+        app.add_exception_handler(lost, _of_the_database)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -100,17 +133,39 @@ def _sentence(one: Any) -> str:
     return sentence if one["type"] == "value_error" else f"{sentence}; got {shown[:100]}."
 
 
-async def _of_the_router(_request: Request, error: Exception) -> Response:
+async def _of_the_router(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.NOT_FOUND:
         return answer(NotFound())
     if error.status_code == HTTPStatus.BAD_REQUEST:
         return answer(BadRequest("The body is not JSON: send a JSON object."))
     title = HTTPStatus(error.status_code).phrase
-    body = {"type": "about:blank", "title": title, "status": error.status_code, "detail": f"{title}."}
+    detail = f"{title}."
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        detail = f"{request.method} is not possible at {request.url.path}: see /api/docs for what is."
+    body = {"type": "about:blank", "title": title, "status": error.status_code, "detail": detail}
     return JSONResponse(body, error.status_code, error.headers, MEDIA_TYPE)
 
 
+async def _of_the_database(request: Request, error: Exception) -> Response:
+    """A database that is away is no defect: the caller may try again."""
+    if isinstance(error, DBAPIError) and not (error.connection_invalidated or _is_away(error)):
+        raise error
+    log.error("database.lost", path=request.url.path, error=type(error).__name__)
+    return answer(NotReady("The database cannot be reached: try again later."))
+
+
+_AWAY_SQLSTATES = ("08", "57P01", "57P02", "57P03", "53300", "3D000")
+"""Connection lost, server stopping, starting or full, database gone (PostgreSQL, appendix A)."""
+_AWAY_ON_SQLITE = ("SQLITE_BUSY", "SQLITE_CANTOPEN", "SQLITE_FULL", "SQLITE_IOERR")
+
+
+def _is_away(error: DBAPIError) -> bool:
+    state = str(getattr(error.orig, "sqlstate", ""))
+    name = str(getattr(error.orig, "sqlite_errorname", ""))
+    return state.startswith(_AWAY_SQLSTATES) or name.startswith(_AWAY_ON_SQLITE)
+
+
 async def _unexpected(request: Request, error: Exception) -> Response:
-    log.error("request.failed", path=request.url.path, error=repr(error))
+    log.error("request.failed", path=request.url.path, exc_info=error)
     return answer(DeployXError("Something failed on the server; its log has the details under this request's id."))

@@ -16,7 +16,7 @@ from deployx.api.fields import Body, Id, Name
 from deployx.api.paging import Page
 from deployx.db.database import Session
 from deployx.db.schema import users as table
-from deployx.errors import Conflict, Invalid, NotFound, Problem
+from deployx.errors import Invalid, NotFound, Problem
 from deployx.people import audit, passwords, users
 from deployx.people.policy import Action
 from deployx.people.principal import Role
@@ -81,30 +81,29 @@ async def show_user(user_id: int, caller: CallerOf, services: ServicesOf, respon
 
 @router.patch("/{user_id}")
 async def change_user(
-    user_id: int, body: UserChange, caller: CallerOf, if_match: etags.IfMatch = None
+    user_id: int, body: UserChange, caller: CallerOf, services: ServicesOf, if_match: etags.IfMatch = None
 ) -> dict[str, Any]:
-    """Change a user; deactivation ends all its sessions and tokens."""
+    """Change a user; deactivation ends all its sessions and tokens, a new password its sessions."""
     caller.require(Action.USERS)
     values = body.model_dump(exclude_none=True)
     if "password" in values:
         require_good_password(values["password"], "password")
         values["password_hash"] = await passwords.hashed(values.pop("password"))
 
-    async def change(session: Session, now: datetime) -> dict[str, Any]:
+    async def change(session: Session, now: datetime) -> tuple[dict[str, Any], bool]:
         before = shown_user(await _found(session, user_id))
         etags.require_for(if_match, before)
-        if "username" in values:
-            other = await users.find(session, values["username"])
-            if other is not None and other.id != user_id:
-                raise Conflict(f"A user named {values['username']!r} exists: choose another name.")
         if values:
-            await users.change(session, user_id, **values)
+            await users.change(session, user_id, keep_session=caller.principal.token_id, **values)
         after = shown_user(await _found(session, user_id))
         changed = after | ({"password": "changed"} if "password_hash" in values else {})
         await audit.record(session, caller.principal, "update", "user", user_id, now=now, before=before, after=changed)
-        return after
+        return after, "password_hash" in values and await users.is_first(session, user_id)
 
-    return await caller.write(change)
+    shown, was_initial = await caller.write(change)
+    if was_initial:
+        users.forget_initial_password(services.settings.data_dir)
+    return shown
 
 
 @router.delete("/{user_id}", status_code=204)

@@ -78,7 +78,7 @@ def _say(text: str) -> None:
 def _start_server(folder: Path, port: int, password: str, processes: contextlib.ExitStack) -> str:
     """Start `deployx server`; answers its address once it listens."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DEPLOYX_")}
-    environment |= {"DEPLOYX_ADMIN_PASSWORD": password, "DEPLOYX_CONFIG": str(folder / "none.toml")}
+    environment |= {"DEPLOYX_ADMIN_PASSWORD": password, "DEPLOYX_CONFIG": os.devnull}
     arguments = ["server", "--port", str(port), "--data-dir", str(folder / "server")]
     log = processes.enter_context((folder / "server.log").open("ab"))
     server = subprocess.Popen(
@@ -89,7 +89,8 @@ def _start_server(folder: Path, port: int, password: str, processes: contextlib.
     for line in server.stdout:
         if "listens on" in line:
             return line.rpartition(" ")[2].strip()
-    raise DemoFailed("The server did not start.")
+    said = (folder / "server.log").read_text(errors="replace").strip().splitlines()
+    raise DemoFailed(f"The server did not start: {said[-1] if said else 'it said nothing.'}")
 
 
 def _end(running: list[subprocess.Popen[Any]]) -> None:

@@ -91,7 +91,7 @@ async def _held(
     session: Session, principal: Principal, ids: Sequence[int], column: Any, visible: Any
 ) -> dict[int, Permission]:
     held: dict[int, Permission] = {}
-    for permission in Permission:
+    for permission in [Permission.MANAGE] if principal.is_admin else Permission:
         if ids:
             found = await session.execute(
                 select(column).where(column.in_(ids), column.in_(visible(principal, permission)))
@@ -104,9 +104,9 @@ async def least_on_targets(
     session: Session, principal: Principal, *, device_ids: Sequence[int], group_ids: Sequence[int]
 ) -> Permission | None:
     """The least permission over all targets; None where one is absent or invisible, or there is none at all."""
-    held = [(await on_devices(session, principal, device_ids)).get(one) for one in device_ids] + [
-        (await on_groups(session, principal, group_ids)).get(one) for one in group_ids
-    ]
+    of_devices = await on_devices(session, principal, device_ids)
+    of_groups = await on_groups(session, principal, group_ids)
+    held = [of_devices.get(one) for one in device_ids] + [of_groups.get(one) for one in group_ids]
     known = [one for one in held if one is not None]
     if not held or len(known) < len(held):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -12,19 +13,18 @@ SHORTEST = 12
 _hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
 """The first of OWASP's recommended settings for argon2id: 19 MiB, two passes."""
 
-_at_once = asyncio.Semaphore(4)
-"""Each check takes 19 MiB; a flood of sign-ins must not take all memory."""
+_threads = ThreadPoolExecutor(4, "passwords")
+"""Few and of their own: each check takes 19 MiB, and a flood of sign-ins must not take all memory or all threads."""
 
 
 async def hashed(password: str) -> str:
-    async with _at_once:
-        return await asyncio.to_thread(_hasher.hash, password)
+    return await asyncio.get_running_loop().run_in_executor(_threads, _hasher.hash, password)
 
 
 async def matches(stored: str | None, password: str) -> bool:
     """Whether the password is the stored one; with None it takes as long and is False."""
-    async with _at_once:
-        return await asyncio.to_thread(_matches, stored or _NOBODY, password) and stored is not None
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_threads, _matches, stored or _NOBODY, password) and stored is not None
 
 
 def _matches(stored: str, password: str) -> bool:

@@ -22,6 +22,8 @@ class Principal:
     token_id: int
     address: str | None = None
     request_id: str | None = None
+    use_is_due: bool = False
+    """The token is an API token whose use was not written down within the last minute."""
 
     @property
     def is_admin(self) -> bool:

@@ -26,9 +26,10 @@ from deployx.db.bulk import insert_rows
 from deployx.db.database import Database
 from deployx.db.schema import devices, payloads, scheduled_tasks, task_target_devices, users
 from deployx.db.types import to_microseconds
-from deployx.engine.clock import TaskClock
+from deployx.engine.clock import Batch, TaskClock
 from deployx.engine.supervisor import Engine
 from deployx.events import Hints
+from deployx.work.executions import Server
 
 BURST = 10_000
 SMALL_BURST = 1_000
@@ -53,8 +54,8 @@ class MeasuredClock(TaskClock):
 
     commits: list[tuple[float, int]]
 
-    async def _fire(self, *, backlog: bool) -> int:
-        claimed = await super()._fire(backlog=backlog)
+    async def _batch(self, name: str, work: Batch) -> int:
+        claimed = await super()._batch(name, work)
         if claimed:
             self.commits.append((time.time(), claimed))
         return claimed
@@ -96,7 +97,7 @@ async def burst(database: Database, count: int, offset: int) -> tuple[dict[str, 
             ),
             {"at": to_microseconds(due_at), "low": offset, "high": offset + count},
         )
-    clock = MeasuredClock(database, Hints(), "bench")
+    clock = MeasuredClock(database, SystemClock(), Hints(), Server("bench"))
     clock.commits = []
     running = asyncio.create_task(clock.run())
     await asyncio.sleep((due_at - datetime.now(UTC)).total_seconds() - 0.2)

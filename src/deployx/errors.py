@@ -75,6 +75,8 @@ class Invalid(DeployXError):
         more = f" ({len(problems) - 1} more below.)" if len(problems) > 1 else ""
         super().__init__(f"{'.'.join(str(part) for part in first.loc[1:]) or first.loc[0]}: {first.msg}{more}")
         self.problems = tuple(problems)
+        self.position: int | None = None
+        """Which of several definitions it is about, counted from 0."""
 
 
 class TooMany(DeployXError):

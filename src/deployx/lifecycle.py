@@ -17,6 +17,8 @@ class TaskStatus(StrEnum):
 
 
 class ExecutionStatus(StrEnum):
+    QUEUED = "queued"
+    DELAYED = "delayed"
     RUNNING = "running"
     COMPLETED = "completed"
     FAILED = "failed"
@@ -81,8 +83,11 @@ TASK_MOVES: Mapping[TaskStatus, frozenset[TaskStatus]] = {
     TaskStatus.CANCELLED: frozenset({TaskStatus.PENDING}),
 }
 
+_E = ExecutionStatus
 EXECUTION_MOVES: Mapping[ExecutionStatus, frozenset[ExecutionStatus]] = {
-    ExecutionStatus.RUNNING: frozenset({ExecutionStatus.COMPLETED, ExecutionStatus.FAILED, ExecutionStatus.CANCELLED}),
+    _E.QUEUED: frozenset({_E.RUNNING, _E.DELAYED, _E.SKIPPED, _E.FAILED, _E.CANCELLED}),
+    _E.DELAYED: frozenset({_E.RUNNING, _E.QUEUED, _E.SKIPPED, _E.FAILED, _E.CANCELLED}),
+    _E.RUNNING: frozenset({_E.COMPLETED, _E.FAILED, _E.CANCELLED}),
 }
 
 DEPLOYMENT_MOVES: Mapping[DeploymentStatus, frozenset[DeploymentStatus]] = {
@@ -92,6 +97,7 @@ DEPLOYMENT_MOVES: Mapping[DeploymentStatus, frozenset[DeploymentStatus]] = {
 }
 
 RUN_OPEN = frozenset(RUN_MOVES)
+EXECUTION_WAITING = frozenset({ExecutionStatus.QUEUED, ExecutionStatus.DELAYED})
 RUN_ON_DEVICE = frozenset({RunStatus.DISPATCHED, RunStatus.RUNNING, RunStatus.CANCELLING})
 RUN_FAILURES = frozenset(
     {RunStatus.FAILED, RunStatus.ROLLED_BACK, RunStatus.TIMED_OUT, RunStatus.INTERRUPTED, RunStatus.LOST}

@@ -57,7 +57,7 @@ def test_a_cron_keeps_the_words_it_was_given_in() -> None:
     ("recurrence_type", "config", "loc", "says"),
     [
         ("dayly", None, "recurrence_type", "'dayly' is unknown. Did you mean 'daily'?"),
-        ("after", {"after": {}}, "recurrence_type", "'after' is unknown. Use one of once, daily"),
+        ("every_full_moon", {"after": {}}, "recurrence_type", "'every_full_moon' is unknown. Use one of once, daily"),
         ("", None, "recurrence_type", "unknown"),
         ("once", {"time": "02:00"}, "recurrence_config.time", "belongs to recurrence_type daily or weekly or monthly"),
         ("once", {"colour": "red"}, "recurrence_config.colour", "once takes no config"),
@@ -77,7 +77,7 @@ def test_a_cron_keeps_the_words_it_was_given_in() -> None:
         ("daily", {"time": "02:00", "day_of_month": 1}, "recurrence_config.day_of_month", "belongs to"),
         ("daily", {"time": "02:00", "every": 2}, "recurrence_config.every", "belongs to recurrence_type weekly"),
         ("daily", {"time": "02:00", "tiem": "x"}, "recurrence_config.tiem", "Did you mean 'time'?"),
-        ("daily", {"time": "02:00", "max_occurrences": 3}, "recurrence_config.max_occurrences", "not known"),
+        ("daily", {"time": "02:00", "max_occurrences": 0}, "recurrence_config.max_occurrences", "1 to 10000"),
         ("daily", {"time": "02:00", "jitter_seconds": 3}, "recurrence_config.jitter_seconds", "not known"),
         ("weekly", {"time": "02:00"}, "recurrence_config.days_of_week", "required"),
         ("weekly", {"time": "02:00", "days_of_week": []}, "recurrence_config.days_of_week", "at least one"),

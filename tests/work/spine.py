@@ -13,10 +13,11 @@ from deployx.db.schema import device_runs, devices, scheduled_task_executions, s
 from deployx.lifecycle import RunStatus
 from deployx.work import device_runs as runs
 from deployx.work import executions, tasks
-from deployx.work.tasks import Installed, TaskSpec
+from deployx.work.executions import Server
+from deployx.work.specs import TaskSpec
 
 NOW = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)  # a Monday
-SERVER = Installed("test-installation")
+SERVER = Server("test-installation")
 PAYLOAD = {
     "command": "true", "shell": "auto", "strategy": "transactional", "stop_on_failure": True, "env": {},
     "working_directory": None, "run_as": None, "timeout_seconds": 60, "success_exit_codes": [0],
@@ -61,8 +62,9 @@ class Spine:
 
     async def fire(self, now: datetime) -> int:
         async with self.database.write() as session:
-            fresh = await executions.fire(session, SERVER.installation_id, now=now, limit=100)
-            return fresh + await executions.fire(session, SERVER.installation_id, now=now, limit=100, backlog=True)
+            looked_at = await executions.fire(session, SERVER, now=now, limit=100)
+            looked_at += await executions.answer_alarms(session, SERVER, now=now, limit=100)
+            return looked_at + await executions.fire(session, SERVER, now=now, limit=100, backlog=True)
 
     async def execute(self, task_id: int, now: datetime) -> int:
         async with self.database.write() as session:
@@ -79,7 +81,7 @@ class Spine:
             ended = [runs.Ending(run_id, status, 0, None, 0.1, [], truncated=False) for run_id in before]
             await runs.finish(session, ended, before, now=now)
             touched = sorted({run["deployment_id"] for run in open_runs})
-            await executions.settle_deployments(session, touched, now=now)
+            await executions.settle_deployments(session, SERVER, touched, now=now)
 
     async def _open(self, session: Session, only: Sequence[int] | None) -> Sequence[RowMapping]:
         query = select(device_runs).where(device_runs.c.completed_at.is_(None), device_runs.c.status != "waiting")

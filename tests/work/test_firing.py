@@ -8,13 +8,14 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 
+from deployx.clock import SystemClock
 from deployx.db.database import Database
 from deployx.db.schema import devices, scheduled_tasks, users
 from deployx.engine.clock import TaskClock
 from deployx.errors import Conflict
 from deployx.events import Hints
 from deployx.lifecycle import RunStatus
-from deployx.work import deployments, device_runs, executions, tasks
+from deployx.work import deployments, device_runs, executions, specs, tasks
 from tests.work.spine import NOW, SERVER, Spine
 
 MINUTE = timedelta(minutes=1)
@@ -134,9 +135,9 @@ async def test_more_manual_runs_than_allowed_are_refused(spine: Spine) -> None:
 async def test_an_edit_first_accounts_for_what_was_due(spine: Spine) -> None:
     task_id = await spine.every_minute()
     async with spine.database.write() as session:
-        before = (await tasks.specs(session, [task_id]))[task_id]
-        after = tasks.TaskSpec(
-            **{name: getattr(before, name) for name in tasks.TaskSpec.__slots__} | {"task_name": "n"}
+        before = (await specs.stored(session, [task_id]))[task_id]
+        after = specs.TaskSpec(
+            **{name: getattr(before, name) for name in specs.TaskSpec.__slots__} | {"task_name": "n"}
         )
         now = NOW + MINUTE + timedelta(seconds=1)
         await tasks.change(session, SERVER, task_id, before, after, None, by=1, now=now)
@@ -149,9 +150,8 @@ async def test_an_edit_first_accounts_for_what_was_due(spine: Spine) -> None:
 async def test_time_spent_paused_owes_nothing(spine: Spine) -> None:
     task_id = await spine.every_minute()
     async with spine.database.write() as session:
-        spec = (await tasks.specs(session, [task_id]))[task_id]
-        await tasks.pause(session, SERVER, task_id, spec, None, by=1, now=NOW + timedelta(seconds=10))
-        await tasks.resume(session, SERVER, task_id, spec, by=1, now=NOW + 10 * MINUTE + timedelta(seconds=10))
+        await tasks.pause(session, SERVER, task_id, by=1, now=NOW + timedelta(seconds=10))
+        await tasks.resume(session, SERVER, task_id, by=1, now=NOW + 10 * MINUTE + timedelta(seconds=10))
     assert await spine.ledger(task_id) == []
     assert (await spine.shown(task_id))["next_execution"] == NOW + 11 * MINUTE
 
@@ -162,10 +162,10 @@ async def test_a_completed_task_becomes_pending_again_with_a_future_instant(spin
     await spine.end(NOW + MINUTE)
     later = NOW + timedelta(days=1)
     async with spine.database.write() as session:
-        before = (await tasks.specs(session, [task_id]))[task_id]
-        values = {name: getattr(before, name) for name in tasks.TaskSpec.__slots__} | {"scheduled_time": later}
+        before = (await specs.stored(session, [task_id]))[task_id]
+        values = {name: getattr(before, name) for name in specs.TaskSpec.__slots__} | {"scheduled_time": later}
         await tasks.change(
-            session, SERVER, task_id, before, tasks.TaskSpec(**values), "pending", by=1, now=NOW + 2 * MINUTE
+            session, SERVER, task_id, before, specs.TaskSpec(**values), "pending", by=1, now=NOW + 2 * MINUTE
         )
     shown = await spine.shown(task_id)
     assert (shown["status"], shown["next_execution"]) == ("pending", later)
@@ -228,7 +228,7 @@ async def test_a_device_back_with_its_journal_gets_its_order_again_and_with_anot
         await device_runs.claim_queued(session, "r1", 10, now=NOW + MINUTE)
         back = [device_runs.Returned(1, "j", frozenset()), device_runs.Returned(2, "another", frozenset())]
         touched = await device_runs.reconcile(session, back, now=NOW + 2 * MINUTE)
-        await executions.settle_deployments(session, touched, now=NOW + 2 * MINUTE)
+        await executions.settle_deployments(session, SERVER, touched, now=NOW + 2 * MINUTE)
     assert [run["status"] for run in await spine.runs()] == ["queued", "lost"]
 
 
@@ -239,7 +239,7 @@ async def test_a_late_result_is_kept_and_changes_nothing(spine: Spine) -> None:
     async with spine.database.write() as session:
         await device_runs.claim_queued(session, "r1", 10, now=NOW + MINUTE)
         await device_runs.end(session, [run["id"]], RunStatus.LOST, "silent", now=NOW + 2 * MINUTE)
-        await executions.settle_deployments(session, [run["deployment_id"]], now=NOW + 2 * MINUTE)
+        await executions.settle_deployments(session, SERVER, [run["deployment_id"]], now=NOW + 2 * MINUTE)
         ending = device_runs.Ending(run["id"], RunStatus.SUCCEEDED, 0, None, 1.0, [], truncated=False)
         await device_runs.finish(session, [ending], {run["id"]: "lost"}, now=NOW + 3 * MINUTE)
     (run,) = await spine.runs()
@@ -252,14 +252,13 @@ async def test_cancelling_a_task_ends_what_waits_and_asks_devices_to_stop(spine:
     await spine.fire(NOW + MINUTE)
     async with spine.database.write() as session:
         await device_runs.claim_queued(session, "r1", 10, now=NOW + MINUTE)
-        spec = (await tasks.specs(session, [task_id]))[task_id]
-        await tasks.cancel(session, SERVER, task_id, spec, by=1, now=NOW + 2 * MINUTE)
+        await tasks.cancel(session, SERVER, task_id, by=1, now=NOW + 2 * MINUTE)
     assert [run["status"] for run in await spine.runs()] == ["cancelling", "cancelled"]
     async with spine.database.write() as session:
         (late,) = await device_runs.overdue(session, now=NOW + 3 * MINUTE)
         assert late[2] is RunStatus.CANCEL_UNCONFIRMED
         await device_runs.end(session, [late[0]], late[2], late[3], now=NOW + 3 * MINUTE)
-        await executions.settle_deployments(session, [late[1]], now=NOW + 3 * MINUTE)
+        await executions.settle_deployments(session, SERVER, [late[1]], now=NOW + 3 * MINUTE)
     (row,) = await spine.executions(task_id)
     assert row["status"] == "cancelled"
     assert "1 did not confirm it" in row["error_message"]
@@ -271,7 +270,7 @@ async def test_concurrent_clocks_fire_each_task_once(spine: Spine) -> None:
 
     async def claim() -> int:
         return await spine.database.transact(
-            lambda session: executions.fire(session, SERVER.installation_id, now=NOW + MINUTE, limit=5)
+            lambda session: executions.fire(session, SERVER, now=NOW + MINUTE, limit=5)
         )
 
     assert sum(await asyncio.gather(*(claim() for _ in range(12)))) == 30
@@ -283,7 +282,7 @@ async def test_a_task_that_cannot_be_fired_is_set_aside_and_holds_up_no_other(sp
     async with spine.database.write() as session:
         statement = update(scheduled_tasks).where(scheduled_tasks.c.id == broken)
         await session.execute(statement.values(recurrence_type="custom", recurrence_config="not json"))
-    clock = TaskClock(spine.database, Hints(), SERVER.installation_id)
+    clock = TaskClock(spine.database, SystemClock(), Hints(), SERVER)
     await clock.tick()
     shown = await spine.shown(broken)
     assert shown["status"] == "failed"
@@ -298,6 +297,6 @@ async def test_what_a_crash_left_unsettled_is_found_and_settled(spine: Spine) ->
     async with spine.database.write() as session:
         await device_runs.end(session, [run["id"]], RunStatus.FAILED, "refused", now=NOW + MINUTE)
         assert await deployments.unsettled(session, 10) == [run["deployment_id"]]
-        await executions.settle_deployments(session, [run["deployment_id"]], now=NOW + MINUTE)
+        await executions.settle_deployments(session, SERVER, [run["deployment_id"]], now=NOW + MINUTE)
         assert await deployments.unsettled(session, 10) == []
     assert (await spine.ledger(task_id))[0][2] == "failed"

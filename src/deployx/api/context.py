@@ -17,7 +17,7 @@ from deployx.people import sessions
 from deployx.people.policy import NOTHING_IN_PARTICULAR, Action, Thing, require
 from deployx.people.principal import Principal
 from deployx.settings import Settings
-from deployx.work.tasks import Installed
+from deployx.work.executions import Server
 
 Result = TypeVar("Result")
 
@@ -33,8 +33,8 @@ class Services:
     hints: Hints
 
     @property
-    def server(self) -> Installed:
-        return Installed(self.installation.id)
+    def server(self) -> Server:
+        return Server(self.installation.id, self.clock.steps)
 
 
 class Caller:

@@ -12,11 +12,11 @@ from deployx.api.fields import Body, IdList, InstantIn, Labels, Name
 from deployx.api.problems import FieldError
 from deployx.catalog.payloads import CommandPayload
 from deployx.errors import Invalid, Problem
-from deployx.work.tasks import TaskSpec
+from deployx.work.specs import TaskSpec
 
 Seconds = Annotated[int, Field(ge=1, le=2_592_000)]
 TaskType = Literal["command", "software_deployment", "file_deployment"]
-RecurrenceType = Literal["once", "daily", "weekly", "monthly", "interval", "custom"]
+RecurrenceType = Literal["once", "daily", "weekly", "monthly", "interval", "custom", "after"]
 
 
 class TaskFields(Body):
@@ -32,11 +32,16 @@ class TaskFields(Body):
     group_ids: IdList | None = None
     command_payload: CommandPayload | None = None
     misfire_grace_seconds: Seconds | None = None
-    catch_up: Literal["latest", "none"] | None = None
+    catch_up: Literal["latest", "all", "none"] | None = None
     max_instances: Annotated[int, Field(ge=1, le=100)] | None = None
+    overlap_policy: Literal["skip", "queue", "cancel_running"] | None = None
+    jitter_seconds: Annotated[int, Field(ge=0, le=2_592_000)] | None = None
     offline_policy: Literal["wait", "fail"] | None = None
     offline_deadline_seconds: Seconds | None = None
     lost_after_seconds: Seconds | None = None
+    window_ids: Annotated[IdList, Field(max_length=100)] | None = None
+    blackout_ids: Annotated[IdList, Field(max_length=100)] | None = None
+    outside_window: Literal["delay", "skip"] | None = None
     pause_on_failure: bool | None = None
     labels: Labels | None = None
 
@@ -111,7 +116,7 @@ def applied(body: TaskFields, to: TaskSpec) -> TaskSpec:
     for name in body.model_fields_set - {"status", "command_payload"}:
         value = getattr(body, name)
         values[name] = getattr(DEFAULTS, name) if value is None else value
-    for name in ("device_ids", "group_ids"):
+    for name in ("device_ids", "group_ids", "window_ids", "blackout_ids"):
         if name in values:
             values[name] = tuple(sorted(values[name]))
     if body.command_payload is not None:

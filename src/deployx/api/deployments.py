@@ -24,7 +24,7 @@ from deployx.people import audit
 from deployx.people.grants import Permission
 from deployx.people.policy import Action, Thing
 from deployx.timing.instants import format_instant
-from deployx.work import deployments, executions, history
+from deployx.work import deployments, executions, history, settling
 
 router = APIRouter(prefix="/api/deployments", tags=["deployments"])
 
@@ -146,8 +146,10 @@ async def cancel_deployment(deployment_id: int, caller: CallerOf, services: Serv
         row = await _found(session, caller, deployment_id, Action.WORK_CHANGE)
         if row.completed_at is not None:
             raise Conflict(f"Deployment {deployment_id} has ended ({row.status}): there is nothing to cancel.")
-        await executions.lock_tasks_of(session, [deployment_id])
-        await executions.settle(session, await deployments.cancel(session, [deployment_id], now=now), now=now)
+        await settling.lock_tasks_of(session, [deployment_id])
+        await executions.settle(
+            session, services.server, await deployments.cancel(session, [deployment_id], now=now), now=now
+        )
         await audit.record(session, caller.principal, "cancel", "deployment", deployment_id, now=now)
         return await _show(session, caller, deployment_id)
 

@@ -120,7 +120,7 @@ async def delete_device(device_id: int, caller: CallerOf, services: ServicesOf, 
         etags.require(if_match, row.version)
         await devices.revoke(session, device_id, now=now)
         touched = await device_runs.cancel_of_device(session, device_id, now=now)
-        await executions.settle_deployments(session, touched, now=now)
+        await executions.settle_deployments(session, services.server, touched, now=now)
         before = {"name": row.name, "labels": row.labels}
         await audit.record(session, caller.principal, "delete", "device", device_id, now=now, before=before)
 

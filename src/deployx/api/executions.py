@@ -89,7 +89,7 @@ async def cancel_execution(execution_id: int, caller: CallerOf, services: Servic
         row = await _found(session, caller, execution_id, Action.WORK_CHANGE)
         if row.completed_time is not None:
             raise Conflict(f"Execution {execution_id} has ended ({row.status}): there is nothing to cancel.")
-        await executions.cancel(session, [execution_id], now=now)
+        await executions.cancel(session, services.server, [execution_id], now=now)
         await audit.record(session, caller.principal, "cancel", "execution", execution_id, now=now)
         after = history.executions(caller.principal).where(table.c.id == execution_id)
         return shown_execution((await session.execute(after)).one())

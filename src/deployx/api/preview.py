@@ -19,7 +19,7 @@ from deployx.timing import preview as timing_preview
 from deployx.timing import words
 from deployx.timing.instants import format_instant
 from deployx.timing.zones import find_zone
-from deployx.work import tasks
+from deployx.work import specs
 
 router = APIRouter(prefix="/api/schedule", tags=["schedule"])
 
@@ -41,7 +41,7 @@ async def preview(
             problems = await targets.check(session, caller.principal, spec.device_ids, spec.group_ids, Permission.RUN)
             if problems:
                 raise Invalid(problems)
-    rule, _first = tasks.plan(spec, now=now)
+    rule, _first = specs.plan(spec, now=now)
     zone = find_zone(spec.timezone)
     warnings = timing_preview.warnings(rule, now=now)
     occurrences = []

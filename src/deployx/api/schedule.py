@@ -13,11 +13,11 @@ from deployx.api import etags, paging
 from deployx.api.context import Caller, CallerOf, ServicesOf
 from deployx.api.definitions import DEFAULTS, NewTask, RecurrenceType, TaskChange, TaskType, applied
 from deployx.api.executions import shown_execution
-from deployx.api.fields import Body, Description, Id
+from deployx.api.fields import Body, Description, Id, InstantIn, Query
 from deployx.api.paging import Page
 from deployx.db.database import Session
 from deployx.db.schema import scheduled_task_executions, scheduled_tasks, task_target_devices, task_target_groups
-from deployx.errors import Invalid
+from deployx.errors import Invalid, Problem
 from deployx.events import Hint
 from deployx.fleet import targets
 from deployx.lifecycle import TaskStatus
@@ -26,8 +26,8 @@ from deployx.people.grants import Permission
 from deployx.people.policy import Action, Thing
 from deployx.timing import recurrence, words
 from deployx.timing.instants import format_instant
-from deployx.work import history, tasks
-from deployx.work.tasks import TaskSpec
+from deployx.work import catalogue, history, specs, tasks
+from deployx.work.specs import TaskSpec
 
 router = APIRouter(prefix="/api/schedule", tags=["schedule"])
 
@@ -42,8 +42,13 @@ class Filter(Page):
     label: list[str] = []
 
 
-class Reason(Body):
+class Pause(Body):
     reason: Description | None = None
+    until: InstantIn | None = None
+
+
+class Deletion(Query):
+    detach: bool = False
 
 
 class Nothing(Body):
@@ -52,10 +57,11 @@ class Nothing(Body):
 
 _AS_STORED = (
     "id", "version", "task_name", "task_type", "status", "recurrence_type", "timezone", "misfire_grace_seconds",
-    "catch_up", "max_instances", "offline_policy", "offline_deadline_seconds", "lost_after_seconds", "labels",
-    "execution_count", "last_result", "error_message", "created_by", "paused_reason",
+    "catch_up", "max_instances", "overlap_policy", "jitter_seconds", "offline_policy", "offline_deadline_seconds",
+    "lost_after_seconds", "outside_window", "labels", "execution_count", "last_result", "error_message", "created_by",
+    "paused_reason",
 )  # fmt: skip
-_INSTANTS = ("scheduled_time", "created_at", "updated_at", "last_execution", "next_execution")
+_INSTANTS = ("scheduled_time", "created_at", "updated_at", "last_execution", "next_execution", "paused_until")
 
 
 def shown_task(row: Any, spec: TaskSpec) -> dict[str, Any]:
@@ -69,6 +75,8 @@ def shown_task(row: Any, spec: TaskSpec) -> dict[str, Any]:
             "recurrence_config": spec.recurrence_config,
             "device_ids": list(spec.device_ids),
             "group_ids": list(spec.group_ids),
+            "window_ids": list(spec.window_ids),
+            "blackout_ids": list(spec.blackout_ids),
             "pause_on_failure": bool(row.pause_on_failure),
             "command_payload": dict(spec.payload),
             "description": words.describe(rule),
@@ -83,7 +91,7 @@ async def found_task(session: Session, caller: Caller, task_id: int, action: Act
     row = (await session.execute(query)).one_or_none()
     if row is None:
         caller.require(action, Thing(exists=False))
-    spec = (await tasks.specs(session, [task_id]))[task_id]
+    spec = (await specs.stored(session, [task_id]))[task_id]
     held = await grants.least_on_targets(
         session, caller.principal, device_ids=spec.device_ids, group_ids=spec.group_ids
     )
@@ -91,15 +99,34 @@ async def found_task(session: Session, caller: Caller, task_id: int, action: Act
     return row, spec
 
 
-async def _show(session: Session, task_id: int) -> dict[str, Any]:
+async def show(session: Session, task_id: int) -> dict[str, Any]:
     row = (await session.execute(select(scheduled_tasks).where(scheduled_tasks.c.id == task_id))).one()
-    return shown_task(row, (await tasks.specs(session, [task_id]))[task_id])
+    return shown_task(row, (await specs.stored(session, [task_id]))[task_id])
 
 
-async def _check_targets(session: Session, caller: Caller, spec: TaskSpec) -> None:
-    problems = await targets.check(session, caller.principal, spec.device_ids, spec.group_ids, Permission.RUN)
+async def check_references(session: Session, caller: Caller, spec: TaskSpec, *, with_targets: bool = True) -> None:
+    """Check that what a definition names exists, is visible, and permits it. Raises Invalid."""
+    problems: list[Problem] = []
+    if with_targets or spec.device_ids or spec.group_ids:
+        problems += await targets.check(session, caller.principal, spec.device_ids, spec.group_ids, Permission.RUN)
+    problems += await catalogue.check(session, spec.window_ids, spec.blackout_ids)
+    problems += await _check_upstreams(session, caller, spec)
     if problems:
         raise Invalid(problems)
+
+
+async def _check_upstreams(session: Session, caller: Caller, spec: TaskSpec) -> list[Problem]:
+    named = specs.upstream_ids(spec)
+    if not named:
+        return []
+    visible = history.tasks(caller.principal).with_only_columns(scheduled_tasks.c.id).order_by(None)
+    found = set((await session.execute(visible.where(scheduled_tasks.c.id.in_(named)))).scalars())
+    place = ("body", "recurrence_config", "after", "tasks")
+    return [
+        Problem((*place, position), f"Task {task_id} does not exist or is not visible to you.")
+        for position, task_id in enumerate(named)
+        if task_id not in found
+    ]
 
 
 @router.post("/tasks", status_code=201)
@@ -109,10 +136,10 @@ async def create_task(body: NewTask, caller: CallerOf, services: ServicesOf, res
     spec = applied(body, DEFAULTS)
 
     async def create(session: Session, now: datetime) -> dict[str, Any]:
-        await _check_targets(session, caller, spec)
+        await check_references(session, caller, spec)
         task_id = await tasks.create(session, spec, by=caller.principal.user_id, now=now)
-        await audit.record(session, caller.principal, "create", "task", task_id, now=now, after=tasks.definition(spec))
-        return await _show(session, task_id)
+        await audit.record(session, caller.principal, "create", "task", task_id, now=now, after=specs.definition(spec))
+        return await show(session, task_id)
 
     shown = await caller.write(create)
     services.hints.give(Hint.TASKS)
@@ -127,8 +154,8 @@ async def list_tasks(caller: CallerOf, services: ServicesOf, page: Annotated[Fil
     query = _filtered(history.tasks(caller.principal), page)
     async with services.database.read() as session:
         rows, envelope = await paging.rows_of(session, query, page, scheduled_tasks.c.id)
-        specs = await tasks.specs(session, [row.id for row in rows])
-    return {"items": [shown_task(row, specs[row.id]) for row in rows], **envelope}
+        stored = await specs.stored(session, [row.id for row in rows])
+    return {"items": [shown_task(row, stored[row.id]) for row in rows], **envelope}
 
 
 def _filtered(query: Any, page: Filter) -> Any:
@@ -175,19 +202,19 @@ async def change_task(
         etags.require(if_match, row.version)
         after = applied(body, before)
         if body.model_fields_set - {"status"}:
-            await _check_targets(session, caller, after)
+            await check_references(session, caller, after)
         if body.status == "paused" and after == before:
-            await tasks.pause(session, services.server, task_id, before, None, by=caller.principal.user_id, now=now)
+            await tasks.pause(session, services.server, task_id, by=caller.principal.user_id, now=now)
         else:
             await tasks.change(
                 session, services.server, task_id, before, after, body.status, by=caller.principal.user_id, now=now
             )
         await audit.record(
             session, caller.principal, "update", "task", task_id, now=now,
-            before=tasks.definition(before) | {"status": row.status},
-            after=tasks.definition(after) | {"status": body.status or row.status},
+            before=specs.definition(before) | {"status": row.status},
+            after=specs.definition(after) | {"status": body.status or row.status},
         )  # fmt: skip
-        return await _show(session, task_id)
+        return await show(session, task_id)
 
     shown = await caller.write(change)
     services.hints.give(Hint.TASKS, Hint.RUNS)
@@ -196,29 +223,33 @@ async def change_task(
 
 
 @router.delete("/tasks/{task_id}", status_code=204)
-async def delete_task(task_id: int, caller: CallerOf, services: ServicesOf, if_match: etags.IfMatch = None) -> None:
-    """Delete a task; what is open is cancelled."""
+async def delete_task(
+    task_id: int, caller: CallerOf, services: ServicesOf, query: Annotated[Deletion, paging.QUERY],
+    if_match: etags.IfMatch = None,
+) -> None:  # fmt: skip
+    """Delete a task; what is open is cancelled. Tasks that start after it are in the way, or with `detach` fail."""
 
     async def remove(session: Session, now: datetime) -> None:
         row, spec = await found_task(session, caller, task_id, Action.WORK_CHANGE)
         etags.require(if_match, row.version)
-        await tasks.remove(session, services.server, task_id, now=now)
-        await audit.record(session, caller.principal, "delete", "task", task_id, now=now, before=tasks.definition(spec))
+        by = caller.principal.user_id
+        await tasks.remove(session, services.server, task_id, by=by, now=now, detach=query.detach)
+        await audit.record(session, caller.principal, "delete", "task", task_id, now=now, before=specs.definition(spec))
 
     await caller.write(remove)
     services.hints.give(Hint.RUNS)
 
 
-Move = Callable[[Session, TaskSpec, datetime], Awaitable[None]]
+Move = Callable[[Session, datetime], Awaitable[None]]
 
 
 async def _moved(caller: Caller, task_id: int, action: str, move: Move) -> dict[str, Any]:
     """Carry out one move by hand, with its audit row; answers the task."""
 
     async def work(session: Session, now: datetime) -> dict[str, Any]:
-        row, spec = await found_task(session, caller, task_id, Action.WORK_CHANGE)
-        await move(session, spec, now)
-        shown = await _show(session, task_id)
+        row, _spec = await found_task(session, caller, task_id, Action.WORK_CHANGE)
+        await move(session, now)
+        shown = await show(session, task_id)
         await audit.record(
             session, caller.principal, action, "task", task_id, now=now, before={"status": row.status},
             after={"status": shown["status"], "reason": shown["paused_reason"]},
@@ -231,27 +262,29 @@ async def _moved(caller: Caller, task_id: int, action: str, move: Move) -> dict[
 
 
 @router.post("/tasks/{task_id}/pause")
-async def pause_task(task_id: int, caller: CallerOf, body: Reason | None = None) -> dict[str, Any]:
-    async def move(session: Session, spec: TaskSpec, now: datetime) -> None:
-        reason = body.reason if body else None
-        by, server = caller.principal.user_id, caller.services.server
-        await tasks.pause(session, server, task_id, spec, reason, by=by, now=now)
+async def pause_task(task_id: int, caller: CallerOf, body: Pause | None = None) -> dict[str, Any]:
+    """Start nothing more on schedule, until the task is resumed or `until` comes."""
+    asked, server = body or Pause(), caller.services.server
+
+    async def move(session: Session, now: datetime) -> None:
+        by = caller.principal.user_id
+        await tasks.pause(session, server, task_id, asked.reason, asked.until, by=by, now=now)
 
     return await _moved(caller, task_id, "pause", move)
 
 
 @router.post("/tasks/{task_id}/resume")
 async def resume_task(task_id: int, caller: CallerOf, body: Nothing | None = None) -> dict[str, Any]:
-    async def move(session: Session, spec: TaskSpec, now: datetime) -> None:
-        await tasks.resume(session, caller.services.server, task_id, spec, by=caller.principal.user_id, now=now)
+    async def move(session: Session, now: datetime) -> None:
+        await tasks.resume(session, caller.services.server, task_id, by=caller.principal.user_id, now=now)
 
     return await _moved(caller, task_id, "resume", move)
 
 
 @router.post("/tasks/{task_id}/cancel")
 async def cancel_task(task_id: int, caller: CallerOf, body: Nothing | None = None) -> dict[str, Any]:
-    async def move(session: Session, spec: TaskSpec, now: datetime) -> None:
-        await tasks.cancel(session, caller.services.server, task_id, spec, by=caller.principal.user_id, now=now)
+    async def move(session: Session, now: datetime) -> None:
+        await tasks.cancel(session, caller.services.server, task_id, by=caller.principal.user_id, now=now)
 
     return await _moved(caller, task_id, "cancel", move)
 

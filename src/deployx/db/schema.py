@@ -266,7 +266,16 @@ scheduled_tasks = Table(
     Column("offline_deadline_seconds", Integer, nullable=False),
     Column("lost_after_seconds", Integer, nullable=False),
     Column("pause_on_failure", Boolean, nullable=False),
+    Column("overlap_policy", String(20), nullable=False, server_default=text("'skip'")),
+    Column("jitter_seconds", Integer, nullable=False, server_default=text("0")),
+    Column("outside_window", String(10), nullable=False, server_default=text("'delay'")),
     Column("labels", JSON(none_as_null=True), nullable=False),
+    Column("last_planned_for", Instant),  # where max_occurrences ends the recurrence
+    Column("planned_before", Integer, nullable=False, server_default=text("0")),  # instants planned before counted_from
+    Column("counted_from", Instant),  # null: from the creation
+    Column("waiting", Boolean, nullable=False, server_default=text("false")),  # has queued or delayed executions
+    Column("restricted", Boolean, nullable=False, server_default=text("false")),  # has windows or blackouts
+    Column("overridden", Boolean, nullable=False, server_default=text("false")),  # has occurrence overrides
     Column("next_planned_for", Instant),
     Column("next_execution", Instant),
     Column("execution_count", Integer, nullable=False),
@@ -277,6 +286,7 @@ scheduled_tasks = Table(
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
     Column("paused_reason", String(2000)),
+    Column("paused_until", Instant),
     Column("deleted_at", Instant),
     Index(
         "ix_scheduled_tasks_due",
@@ -311,8 +321,113 @@ task_versions = Table(
     Column("version", Integer, primary_key=True),
     Column("effective_at", Instant, nullable=False),
     Column("changed_by", Id),
-    Column("action", String(20), nullable=False),  # create | update | pause | resume | cancel
+    Column("action", String(20), nullable=False),  # create | update | pause | resume | cancel | fail | delete
     Column("definition", JSON(none_as_null=True), nullable=False),
+    Column("status", String(10), nullable=False, server_default=text("'pending'")),
+    Column("last_planned_for", Instant),
+)
+
+alarms = Table(
+    "alarms",
+    metadata,
+    _id(),
+    _ref("task_id", "scheduled_tasks", index=True),
+    Column("at", Instant, nullable=False, index=True),
+    **_AUTOINCREMENT,
+)
+"""When the clock is to look at a task for another reason than its next occurrence; it deletes those it has seen."""
+
+occurrence_overrides = Table(
+    "occurrence_overrides",
+    metadata,
+    _ref("task_id", "scheduled_tasks", key=True),
+    Column("planned_for", Instant, primary_key=True),
+    Column("due_at", Instant),  # null: skipped by hand
+    Column(
+        "fired", Boolean, nullable=False, server_default=text("false")
+    ),  # moved ahead of its instant, and accounted for
+    Column("changed_by", Id),  # null: kept from an earlier definition, whose jitter had not run out
+    Column("changed_at", Instant, nullable=False),
+)
+
+task_dependencies = Table(
+    "task_dependencies",
+    metadata,
+    _ref("task_id", "scheduled_tasks", key=True),
+    _ref("upstream_id", "scheduled_tasks", key=True),
+    Column("on_ending", String(10), nullable=False),  # success | failure | completion
+    Index("ix_task_dependencies_upstream", "upstream_id"),
+)
+
+dependency_events = Table(
+    "dependency_events",
+    metadata,
+    _id(),
+    _ref("task_id", "scheduled_tasks"),
+    _ref("upstream_id", "scheduled_tasks"),
+    _ref("execution_id", "scheduled_task_executions"),
+    Column("at", Instant, nullable=False),
+    Index("uq_dependency_events_task_execution", "task_id", "execution_id", unique=True),
+    **_AUTOINCREMENT,
+)
+"""An upstream ended as its dependent asks; the clock uses them up when it fires the dependent."""
+
+windows = Table(
+    "windows",
+    metadata,
+    _id(),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("days_of_week", JSON(none_as_null=True), nullable=False),
+    Column("start", String(8), nullable=False),
+    Column("end", String(8), nullable=False),
+    Column("timezone", String(64), nullable=False),
+    Column("version", Integer, nullable=False, server_default=text("1")),
+    _ref("created_by", "users"),
+    Column("created_at", Instant, nullable=False),
+    **_AUTOINCREMENT,
+)
+
+blackouts = Table(
+    "blackouts",
+    metadata,
+    _id(),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("from_at", Instant),
+    Column("to_at", Instant),
+    Column("dates", JSON(none_as_null=True)),
+    Column("timezone", String(64), nullable=False),
+    Column("version", Integer, nullable=False, server_default=text("1")),
+    _ref("created_by", "users"),
+    Column("created_at", Instant, nullable=False),
+    **_AUTOINCREMENT,
+)
+
+task_windows = Table(
+    "task_windows",
+    metadata,
+    _ref("task_id", "scheduled_tasks", key=True),
+    _ref("window_id", "windows", key=True, index=True),
+)
+
+task_blackouts = Table(
+    "task_blackouts",
+    metadata,
+    _ref("task_id", "scheduled_tasks", key=True),
+    _ref("blackout_id", "blackouts", key=True, index=True),
+)
+
+group_windows = Table(
+    "group_windows",
+    metadata,
+    _ref("group_id", "groups", key=True),
+    _ref("window_id", "windows", key=True, index=True),
+)
+
+group_blackouts = Table(
+    "group_blackouts",
+    metadata,
+    _ref("group_id", "groups", key=True),
+    _ref("blackout_id", "blackouts", key=True, index=True),
 )
 
 scheduled_task_executions = Table(
@@ -415,6 +530,7 @@ device_runs = Table(
     Column("reason", Text),
     Column("queued_at", Instant, nullable=False),
     Column("deadline_at", Instant),
+    Column("opens_at", Instant),  # waits for a window of the device's groups
     Column("dispatched_at", Instant),
     Column("journal_id", String(64)),
     Column("started_at", Instant),

@@ -9,7 +9,8 @@ import structlog
 from deployx.db.database import Database, Session
 from deployx.events import Hint, Hints
 from deployx.lifecycle import RunStatus
-from deployx.work import deployments, device_runs, executions
+from deployx.work import deployments, device_runs, executions, settling
+from deployx.work.executions import Server
 
 log = structlog.get_logger(__name__)
 
@@ -19,9 +20,10 @@ DEPLOYMENTS_AT_ONCE = 500
 class Rescuer:
     """A background duty; each call does what there is to do now and is safe to repeat."""
 
-    def __init__(self, database: Database, hints: Hints) -> None:
+    def __init__(self, database: Database, hints: Hints, server: Server) -> None:
         self._database = database
         self._hints = hints
+        self._server = server
 
     async def end_overdue(self) -> int:
         """End runs whose device did not come, fell silent or did not confirm a cancellation."""
@@ -39,12 +41,24 @@ class Rescuer:
         for run_id, _, status, reason in found:
             by_ending[status, reason].append(run_id)
         touched = sorted({deployment_id for _, deployment_id, _, _ in found})
-        await executions.lock_tasks_of(session, touched)
+        await settling.lock_tasks_of(session, touched)
         for (status, reason), run_ids in by_ending.items():
             await device_runs.end(session, run_ids, status, reason, now=now)
             log.info("runs.ended", status=status.value, runs=len(run_ids))
-        await executions.settle_deployments(session, touched, now=now)
+        await executions.settle_deployments(session, self._server, touched, now=now)
         return len(found)
+
+    async def open_windows(self) -> int:
+        """Queue runs that waited for a window of their device's groups."""
+        async with self._database.read() as session:
+            if not await device_runs.any_window_opens(session, now=await self._database.now(session)):
+                return 0
+        opened = await self._database.transact(self._open_windows)
+        self._hints.give(Hint.RUNS)
+        return opened
+
+    async def _open_windows(self, session: Session) -> int:
+        return await device_runs.windows_opened(session, now=await self._database.now(session))
 
     async def settle_left_over(self) -> int:
         """Settle deployments whose runs have all ended, and queue runs that missed their device's arrival."""
@@ -59,4 +73,6 @@ class Rescuer:
         return len(left)
 
     async def _settle(self, session: Session, deployment_ids: list[int]) -> None:
-        await executions.settle_deployments(session, deployment_ids, now=await self._database.now(session))
+        await executions.settle_deployments(
+            session, self._server, deployment_ids, now=await self._database.now(session)
+        )

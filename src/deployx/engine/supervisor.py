@@ -25,6 +25,7 @@ from deployx.gateway.endpoint import AgentEndpoint
 from deployx.gateway.inbox import Inbox
 from deployx.gateway.orders import OrderSigner
 from deployx.work import device_runs
+from deployx.work.executions import Server
 
 log = structlog.get_logger(__name__)
 
@@ -43,12 +44,13 @@ class Engine:
         self._clock = clock
         self._hints = hints
         self.connections = Connections()
-        self.inbox = Inbox(database, hints)
+        server = Server(installation_id, clock.steps)
+        self.inbox = Inbox(database, hints, server)
         self.endpoint = AgentEndpoint(database, clock, installation_id, self.replica_id, self.connections, self.inbox)
-        self.clock = TaskClock(database, hints, installation_id)
+        self.clock = TaskClock(database, clock, hints, server)
         signer = OrderSigner(installation_id, epoch, key)
         self.dispatcher = Dispatcher(database, clock, hints, self.connections, signer, self.replica_id)
-        self.rescuer = Rescuer(database, hints)
+        self.rescuer = Rescuer(database, hints, server)
         self._timer = AsyncIOScheduler(timezone="UTC")
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -59,6 +61,7 @@ class Engine:
             self._tasks.append(asyncio.create_task(_keep_running(name, run), name=name))
         duties: tuple[tuple[Callable[[], Awaitable[object]], float], ...] = (
             (self.rescuer.end_overdue, 1),
+            (self.rescuer.open_windows, 1),
             (self.rescuer.settle_left_over, 5),
             (self._renew_lease, 10),
             (self._close_ended_sessions, 3),

@@ -23,7 +23,8 @@ from deployx.fleet import devices
 from deployx.gateway.connections import Connection
 from deployx.gateway.messages import Accepted, Facts, Finished, Output, Rejected, Report, Started
 from deployx.lifecycle import RunStatus
-from deployx.work import device_runs, executions, output
+from deployx.work import device_runs, executions, output, settling
+from deployx.work.executions import Server
 
 log = structlog.get_logger(__name__)
 
@@ -88,9 +89,10 @@ class _Batch:
 class Inbox:
     """The one writer of what agents report; run `run` as a task."""
 
-    def __init__(self, database: Database, hints: Hints) -> None:
+    def __init__(self, database: Database, hints: Hints, server: Server) -> None:
         self._database = database
         self._hints = hints
+        self._server = server
         self._events: asyncio.Queue[Event] = asyncio.Queue(WAITING_REPORTS)
 
     async def put(self, event: Event) -> None:
@@ -125,7 +127,7 @@ class Inbox:
         for acknowledge in after:
             acknowledge()
         if batch.came or after:
-            self._hints.give(Hint.RUNS)
+            self._hints.give(Hint.RUNS, Hint.TASKS)
 
     async def _record(self, session: Session, batch: _Batch) -> list[Callable[[], object]]:
         now = await self._database.now(session)
@@ -133,7 +135,7 @@ class Inbox:
         runs = await self._runs_of(session, batch.reports)
         valid = [(connection, report) for connection, report in batch.reports if _concerns(connection, report, runs)]
         after = await _record_reports(session, valid, runs, touched, now)
-        await executions.settle_deployments(session, sorted(touched), now=now)
+        await executions.settle_deployments(session, self._server, sorted(touched), now=now)
         if batch.facts:
             await devices.update_facts(session, batch.facts, now=now)
         await _record_departures(session, batch.left, now)
@@ -148,7 +150,7 @@ class Inbox:
             return {}
         ending = {report.run_id for _, report in reports if isinstance(report, Finished | Rejected)}
         if ending and not self._database.is_sqlite:
-            await executions.lock_tasks_of(session, await device_runs.deployments_of(session, ending))
+            await settling.lock_tasks_of(session, await device_runs.deployments_of(session, ending))
         return await device_runs.known(session, ids)
 
 

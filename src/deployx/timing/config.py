@@ -12,19 +12,25 @@ from datetime import time, tzinfo
 
 from deployx.timing.cron import CronError, CronExpression, parse_cron
 from deployx.timing.instants import InstantError, format_instant, is_date, parse_date, parse_instant
-from deployx.timing.rules import End
+from deployx.timing.rules import End, Upstream
 from deployx.timing.zones import end_of_day
+
+_AFTER = "{'tasks': [{'task_id': 7, 'on': 'success'}], 'mode': 'all'}"
 
 Problem = tuple[tuple[str, ...], str]
 
+_ENDS = ("end_date", "max_occurrences")
+
 KEYS_OF_TYPE: Mapping[str, tuple[str, ...]] = {
     "once": (),
-    "daily": ("time", "end_date"),
-    "weekly": ("time", "days_of_week", "every", "end_date"),
-    "monthly": ("time", "day_of_month", "weekday", "ordinal", "end_date"),
-    "interval": ("every_seconds", "end_date"),
-    "custom": ("cron_expression", "end_date"),
+    "daily": ("time", *_ENDS),
+    "weekly": ("time", "days_of_week", "every", *_ENDS),
+    "monthly": ("time", "day_of_month", "weekday", "ordinal", *_ENDS),
+    "interval": ("every_seconds", *_ENDS),
+    "custom": ("cron_expression", *_ENDS),
+    "after": ("after",),
 }
+MOST_UPSTREAMS = 100
 
 _TIME = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])(?::([0-5][0-9]))?", re.ASCII)
 
@@ -96,6 +102,10 @@ class ConfigReader:
         self.refuse(key, f"{_shown(value)} is not accepted; use {expected}.")
         return lowest
 
+    def most(self, highest: int) -> int | None:
+        """Read the optional `max_occurrences`."""
+        return self.number("max_occurrences", 1, highest) if self.has("max_occurrences") else None
+
     def cron(self) -> tuple[str, CronExpression]:
         """Return the expression as given, without outer blanks, and as read."""
         value = self._required("cron_expression", "write five fields like '0 2 * * 1-5'")
@@ -107,6 +117,36 @@ class ConfigReader:
         except CronError as error:
             self.refuse("cron_expression", str(error))
         return "@hourly", parse_cron("@hourly")
+
+    def upstreams(self) -> tuple[tuple[Upstream, ...], str]:
+        """Read `after`: the tasks to wait for, each with the ending asked for, and whether all or any of them."""
+        value = self._required("after", f"write {_AFTER}")
+        if value is None:
+            return (), "all"
+        tasks = value.get("tasks") if isinstance(value, dict) else None
+        if not isinstance(value, dict) or not isinstance(tasks, list) or not 1 <= len(tasks) <= MOST_UPSTREAMS:
+            self.refuse("after", f"{_shown(value)} does not name 1 to {MOST_UPSTREAMS} tasks; write {_AFTER}.")
+            return (), "all"
+        for key in value.keys() - {"tasks", "mode"}:
+            self.refuse("after", f"'{key[:64]}' is not known in 'after'; it takes tasks and mode.")
+        mode = value.get("mode", "all")
+        if mode not in ("all", "any"):
+            self.refuse("after", f"mode {_shown(mode)} is not known; use all or any.")
+        found = tuple(self._upstream(task) for task in tasks)
+        if len({one.task_id for one in found}) < len(found):
+            self.refuse("after", "a task is named twice; name each once.")
+        return tuple(sorted(found, key=lambda one: one.task_id)), str(mode)
+
+    def _upstream(self, task: object) -> Upstream:
+        if not isinstance(task, dict) or not _is_whole(task.get("task_id"), (1, 2**63 - 1)):
+            self.refuse("after", f"{_shown(task)} names no task; write {{'task_id': 7, 'on': 'success'}}.")
+            return Upstream(task_id=1, on="success")
+        for key in task.keys() - {"task_id", "on"}:
+            self.refuse("after", f"'{str(key)[:64]}' is not known of a task in 'after'; it takes task_id and on.")
+        on = task.get("on", "success")
+        if on not in ("success", "failure", "completion"):
+            self.refuse("after", f"on {_shown(on)} is not known; use success, failure or completion.")
+        return Upstream(task_id=task["task_id"], on=str(on))
 
     def end(self, zone: tzinfo) -> End | None:
         """Read the optional `end_date`: an instant, or a date that means the end of that day in the zone."""

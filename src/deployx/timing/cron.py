@@ -6,15 +6,18 @@ fields that can be put into words. Time zones are left to `rules`.
 
 import copy
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
+from itertools import pairwise, takewhile
 from typing import NamedTuple
 
 from cronsim import CronSim
 
 MAX_CHARACTERS = 256
+_MINUTE = timedelta(minutes=1)
+_WHOLE_DAY = timedelta(days=1)
 LONGEST_MONTHS = (0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 _MONTH_NAMES = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"]
@@ -61,6 +64,43 @@ class CronExpression:
     def next_after(self, wall: datetime) -> datetime | None:
         """Return the first matching wall time strictly after a naive one; None where the calendar ends before it."""
         return _next_wall(self.text, wall)
+
+    def between(
+        self, after: datetime, until: datetime, to_instant: Callable[[datetime], datetime]
+    ) -> Iterator[datetime]:
+        """Yield the instants of the matching wall times in (after, until] (naive), in a stretch of one offset.
+
+        `to_instant` turns a midnight into its instant; what follows within the day is added to that.
+        """
+        times = _times_of_day(self)
+        for day in self.days_between(after.replace(hour=0, minute=0, second=0, microsecond=0) - _MINUTE, until):
+            midnight = to_instant(day)
+            if after < day and day + _WHOLE_DAY <= until:
+                for time in times:
+                    yield midnight + time
+            else:
+                yield from (midnight + time for time in times if after < day + time <= until)
+
+    @property
+    def shortest_gap_of_a_day(self) -> timedelta:
+        """The shortest time between two matching wall times of one day; a whole day where there is only one."""
+        times = _times_of_day(self)
+        return min((later - earlier for earlier, later in pairwise(times)), default=_WHOLE_DAY)
+
+    @property
+    def gap_over_midnight(self) -> timedelta:
+        """The time from the last matching wall time of a day to the first one of the next, if that matches too."""
+        times = _times_of_day(self)
+        return _WHOLE_DAY - times[-1] + times[0]
+
+    def days_between(self, after: datetime, until: datetime) -> Iterator[datetime]:
+        """Yield the midnights in (after, until] of the days that match."""
+        search = copy.copy(_search(_days_text(self.text)))
+        search.dt = after
+        try:
+            yield from takewhile(lambda day: day <= until, search)
+        except OverflowError:  # the next such day lies beyond the year 9999
+            return
 
     @property
     def follows_elapsed_time(self) -> bool:
@@ -247,3 +287,18 @@ _ANY_WALL = datetime(1970, 1, 1)  # noqa: DTZ001 - a wall time has no zone
 def _search(text: str) -> CronSim:
     """Return a search of which only copies may move; reading the fields is most of a search's cost."""
     return CronSim(text, _ANY_WALL)
+
+
+@lru_cache(maxsize=16_384)
+def _times_of_day(expression: CronExpression) -> tuple[timedelta, ...]:
+    """The times of day that match on a day that matches, ascending."""
+    return tuple(
+        timedelta(hours=hour, minutes=minute)
+        for hour in sorted(expression.hours)
+        for minute in sorted(expression.minutes)
+    )
+
+
+def _days_text(text: str) -> str:
+    """The expression that matches each midnight of the days that `text` matches."""
+    return " ".join(["0", "0", *text.split()[2:]])

@@ -1,26 +1,37 @@
-"""Decides what becomes of the due occurrences of one task: start, record as missed or skipped, or let wait.
+"""Decides what becomes of the due occurrences of one task: start, wait, or record as missed or skipped. Pure.
 
-A pure decision over instants; claiming the task and writing the ledger rows are left to the caller, as are blackouts
-and windows, which are checked before, and targets and permission, which are checked after.
+Claiming the task and writing the ledger rows are left to the caller, as are targets and permission, which are checked
+when an execution starts. The checks come in a fixed order, and the first that objects gives the reason: blackout,
+window, grace, catch-up, overlap.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from itertools import groupby
-from typing import Literal, assert_never
+from typing import Literal, NamedTuple, assert_never
+
+from deployx.timing.owed import MOST_SINGLE_ROWS, Due, Stretch
+from deployx.timing.windows import Calendar, State
 
 LATE_AFTER = timedelta(seconds=5)
-# More instants in a row than this that end alike are one row of the ledger.
-MOST_SINGLE_ROWS = 100
 
-Ending = tuple[Literal["missed", "skipped"], str]
 
-MISFIRE: Ending = ("missed", "misfire")
-COALESCED: Ending = ("skipped", "coalesced")
-NOT_CAUGHT_UP: Ending = ("skipped", "catch_up_none")
-AT_CAPACITY: Ending = ("skipped", "max_instances")
+class Ending(NamedTuple):
+    status: Literal["missed", "skipped"]
+    reason: str
+
+
+MISFIRE = Ending("missed", "misfire")
+CLOCK_STEP = Ending("missed", "clock_step")
+COALESCED = Ending("skipped", "coalesced")
+NOT_CAUGHT_UP = Ending("skipped", "catch_up_none")
+AT_CAPACITY = Ending("skipped", "max_instances")
+OUTSIDE_WINDOW = Ending("skipped", "outside_window")
+IN_BLACKOUT = Ending("skipped", "blackout")
+WHILE_PAUSED = Ending("skipped", "paused")
+BY_HAND = Ending("skipped", "skipped_by_hand")
+SUPERSEDED = Ending("skipped", "superseded")
 
 
 class CatchUp(StrEnum):
@@ -31,134 +42,287 @@ class CatchUp(StrEnum):
     NONE = "none"
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
-    """An occurrence that is due: the nominal instant, and the one at which it was to start."""
+class Overlap(StrEnum):
+    """What to do with an occurrence while as many executions run as the task allows."""
 
-    planned_for: datetime
-    due_at: datetime
+    SKIP = "skip"
+    QUEUE = "queue"
+    CANCEL_RUNNING = "cancel_running"
+
+
+class Outside(StrEnum):
+    """What to do with an occurrence that falls due outside the task's windows."""
+
+    DELAY = "delay"
+    SKIP = "skip"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a task's definition says about its occurrences.
+
+    `stepped_over` are stretches (from, to] that the server's clock was set past: nothing due in them starts.
+    """
+
+    grace: timedelta
+    catch_up: CatchUp = CatchUp.LATEST
+    overlap: Overlap = Overlap.SKIP
+    max_instances: int = 3
+    outside: Outside = Outside.DELAY
+    calendar: Calendar | None = None
+    stepped_over: Sequence[tuple[datetime, datetime]] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One row for the ledger.
 
-    `start` has no status yet; `record` has ended as `status` for `reason`. The trigger is `catch_up` for a late start
-    and `schedule` for all else. Where `covers_until` is set, the row stands for `occurrences` planned instants, from
-    `planned_for` to there.
+    `start`, `queue` (waits for a free place) and `delay` (waits for its window) are open; `record` has ended as
+    `status` for `reason`. Where `covers_until` is set, the row stands for `occurrences` instants from `planned_for`.
     """
 
-    action: Literal["start", "record"]
-    planned_for: datetime
+    action: Literal["start", "queue", "delay", "record"]
+    planned_for: datetime | None
     due_at: datetime
-    trigger: Literal["schedule", "catch_up"]
+    trigger: Literal["schedule", "catch_up", "dependency"]
     status: Literal["missed", "skipped"] | None = None
     reason: str | None = None
     occurrences: int = 1
     covers_until: datetime | None = None
+    cause: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Decision:
-    """The rows to write, in the order of their planned instants.
+    """The rows to write, in the order of their instants; and what is to become of executions that are there already.
 
-    With `resume_at` set, the occurrences planned for that instant and later stay due and wait for a free place. Those
-    up to `admitted_through` were in time when they were first looked at: hand that instant to the next decision, or
-    waiting would make them miss their grace.
+    With `supersedes`, those that were queued before are replaced; with `cancels_oldest`, the oldest running one ends.
     """
 
-    entries: list[Entry]
-    resume_at: datetime | None = None
-    admitted_through: datetime | None = None
+    entries: list[Entry] = field(default_factory=list)
+    supersedes: bool = False
+    cancels_oldest: bool = False
 
 
 def decide(
-    due: Sequence[Due],
+    due: Iterable[Due],
     *,
     now: datetime,
-    grace: timedelta,
-    catch_up: CatchUp,
-    running: int,
-    max_instances: int,
-    admitted_through: datetime | None = None,
+    policy: Policy,
+    running: int = 0,
+    queued: int = 0,
+    following: datetime | None = None,
+    old: Stretch | None = None,
 ) -> Decision:
-    """Decide about occurrences that are due at `now`, in any order.
+    """Decide about occurrences that are due at `now`, in the order of their nominal instants.
 
-    Each is covered by exactly one entry, or is planned for `resume_at` or later. The checks come in this order, and
-    the first that objects gives the reason: grace, catch-up, overlap. `running` counts the executions under way.
-    Raises ValueError for one that is not due yet.
+    `running` and `queued` count the executions under way and those that wait for a place; `following` is when the
+    next occurrence falls due, which may be before now where there is more to decide about later. `old` are instants
+    known to be missed. Each occurrence is covered by exactly one entry. Raises ValueError for one not due yet.
     """
-    ordered = sorted(due, key=lambda one: one.planned_for)
-    _require_due(ordered, now)
-    admitted = {one for one in ordered if _is_admitted(one, admitted_through)}
-    in_time = [one for one in ordered if one in admitted or now - one.due_at <= grace]
-    late = {one for one in in_time if now - one.due_at > LATE_AFTER}
-    endings: dict[Due, Ending] = dict.fromkeys(set(ordered).difference(in_time), MISFIRE)
-    endings |= _left_behind(in_time, late, catch_up)
-
-    may_wait = late | admitted if catch_up is CatchUp.ALL else set[Due]()
-    places = max_instances - running
-    for index, one in enumerate(ordered):
-        if one in endings:
-            continue
-        if places > 0:
-            places -= 1
-        elif one in may_wait:
-            entries = _entries(ordered[:index], endings, late)
-            return Decision(entries, resume_at=one.planned_for, admitted_through=in_time[-1].planned_for)
-        else:
-            endings[one] = AT_CAPACITY
-    return Decision(_entries(ordered, endings, late))
-
-
-def _require_due(ordered: Iterable[Due], now: datetime) -> None:
-    for one in ordered:
-        if one.due_at > now:
-            raise ValueError(f"the occurrence due at {one.due_at} is not due at {now}; decide about it later")
+    rows = _Rows()
+    if old is not None:
+        rows.add_stretch(old, MISFIRE)
+    judged = _judged(due, now=now, policy=policy, following=following)
+    candidates = [verdict for verdict in judged if isinstance(verdict[1], _InTime)]
+    newest = candidates[-1][0] if candidates and (following is None or following > now) else None
+    line = _Line(policy, places=policy.max_instances - running, queued=queued)
+    for one, verdict in judged:
+        match verdict:
+            case Ending():
+                rows.add(one, verdict)
+            case "delay":
+                rows.add_open(one, "delay", late=False)
+            case _InTime(late=late):
+                ending = _left_behind(one, late, newest, policy.catch_up)
+                if ending is not None:
+                    rows.add(one, ending)
+                else:
+                    line.place(one, late, rows)
+    return Decision(rows.entries(), line.supersedes, line.cancels_oldest)
 
 
-def _is_admitted(one: Due, admitted_through: datetime | None) -> bool:
-    return admitted_through is not None and one.planned_for <= admitted_through
+class _InTime(NamedTuple):
+    """Within its grace, and allowed to start by blackouts and windows; `late` where more than 5 s after its time."""
+
+    late: bool
 
 
-def _left_behind(in_time: Sequence[Due], late: set[Due], catch_up: CatchUp) -> dict[Due, Ending]:
+_Verdict = Ending | Literal["delay"] | _InTime
+
+
+def _judged(
+    due: Iterable[Due], *, now: datetime, policy: Policy, following: datetime | None
+) -> list[tuple[Due, _Verdict]]:
+    """The verdict of blackout, window and grace on each; each knows when the next one falls due."""
+    ordered = list(due)
+    judge = _Judge(policy, now)
+    next_due = [*(one.due_at for one in ordered[1:]), following]
+    return [(one, judge.verdict(one, next_due[place])) for place, one in enumerate(ordered)]
+
+
+class _Judge:
+    """Judges occurrences one after the other; remembers the calendar's state for as long as it lasts."""
+
+    def __init__(self, policy: Policy, now: datetime) -> None:
+        self._policy = policy
+        self._calendar = policy.calendar
+        self._now = now
+        self._state_now = self._calendar.state(now)[0] if self._calendar else State.OPEN
+        self._state, self._from, self._until = State.OPEN, now, now
+
+    def verdict(self, one: Due, next_due: datetime | None) -> _Verdict:
+        if one.due_at > self._now:
+            raise ValueError(f"the occurrence due at {one.due_at} is not due at {self._now}; decide about it later")
+        if one.skipped_by_hand:
+            return BY_HAND
+        if any(start < one.due_at <= end for start, end in self._policy.stepped_over):
+            return CLOCK_STEP
+        starts_at = one.due_at
+        if self._calendar is not None:
+            state = self._state_at(one.due_at)
+            if state is State.BLACKOUT:
+                return IN_BLACKOUT
+            if state is State.CLOSED:
+                found = self._opening(one.due_at, next_due)
+                if isinstance(found, Ending):
+                    return found
+                if found > self._now:
+                    return "delay"
+                starts_at = found
+        if self._now - starts_at > self._policy.grace:
+            return MISFIRE
+        return self._startable_now(next_due) or _InTime(self._now - starts_at > LATE_AFTER)
+
+    def _startable_now(self, next_due: datetime | None) -> _Verdict | None:
+        """What stands in the way at this moment, though nothing did when it fell due."""
+        if self._state_now is State.BLACKOUT:
+            return IN_BLACKOUT
+        if self._state_now is State.CLOSED:
+            found = self._opening(self._now, next_due)
+            return found if isinstance(found, Ending) else "delay"
+        return None
+
+    def _opening(self, moment: datetime, next_due: datetime | None) -> datetime | Ending:
+        assert self._calendar is not None
+        if self._policy.outside is Outside.SKIP:
+            return OUTSIDE_WINDOW
+        opens_at = self._calendar.next_open(moment)
+        if opens_at is None or (next_due is not None and next_due <= opens_at):
+            return OUTSIDE_WINDOW
+        return opens_at
+
+    def _state_at(self, moment: datetime) -> State:
+        assert self._calendar is not None
+        if not self._from <= moment < self._until:
+            self._state, self._until = self._calendar.state(moment)
+            self._from = moment
+        return self._state
+
+
+def _left_behind(one: Due, late: bool, newest: Due | None, catch_up: CatchUp) -> Ending | None:
     match catch_up:
         case CatchUp.ALL:
-            return {}
+            return None
         case CatchUp.NONE:
-            return dict.fromkeys(late, NOT_CAUGHT_UP)
+            return NOT_CAUGHT_UP if late else None
         case CatchUp.LATEST:
-            return dict.fromkeys(late.difference(in_time[-1:]), COALESCED)
+            return COALESCED if late and one is not newest else None
         case _:
             assert_never(catch_up)
 
 
-def _entries(ordered: Iterable[Due], endings: Mapping[Due, Ending], late: set[Due]) -> list[Entry]:
-    entries: list[Entry] = []
-    for ending, alike in groupby(ordered, key=endings.get):
-        stretch = list(alike)
-        if ending is None:
-            entries += [_start(one, one in late) for one in stretch]
-        elif len(stretch) > MOST_SINGLE_ROWS:
-            entries.append(_record(stretch, ending))
+class _Line:
+    """The places that are free, and those who wait for one."""
+
+    def __init__(self, policy: Policy, *, places: int, queued: int) -> None:
+        self._policy = policy
+        self._places = places
+        self._queued = queued
+        self._waiting: int | None = None
+        self.supersedes = False
+        self.cancels_oldest = False
+
+    def place(self, one: Due, late: bool, rows: "_Rows") -> None:
+        if self._places > 0 and self._queued == 0:
+            self._places -= 1
+            rows.add_open(one, "start", late=late)
+        elif self._policy.catch_up is CatchUp.ALL and late:
+            self._queued += 1
+            rows.add_open(one, "queue", late=late)
+        elif self._policy.overlap is Overlap.SKIP:
+            rows.add(one, AT_CAPACITY)
         else:
-            entries += [_record([one], ending) for one in stretch]
-    return entries
+            if self._waiting is not None:
+                rows.end_open(self._waiting, SUPERSEDED)
+            self._waiting = rows.add_open(one, "queue", late=late)
+            self._queued += 1
+            self.supersedes = True
+            self.cancels_oldest |= self._policy.overlap is Overlap.CANCEL_RUNNING
 
 
-def _start(one: Due, is_late: bool) -> Entry:
-    return Entry("start", one.planned_for, one.due_at, "catch_up" if is_late else "schedule")
+class _Rows:
+    """Collects what happens to each occurrence; instants in a row that end alike become one stretch."""
+
+    def __init__(self) -> None:
+        self._items: list[tuple[Stretch, Ending] | Entry] = []
+
+    def add(self, one: Due, ending: Ending) -> None:
+        last = self._items[-1] if self._items else None
+        if isinstance(last, tuple) and last[1] is ending and not one.after_hole and one.cause is None:
+            stretch = last[0]
+            if len(stretch.singles) <= MOST_SINGLE_ROWS:
+                stretch.singles.append(one)
+            stretch.occurrences += 1
+            stretch.last = one
+        else:
+            self._items.append((Stretch([one], 1, one), ending))
+
+    def add_stretch(self, stretch: Stretch, ending: Ending) -> None:
+        self._items.append((stretch, ending))
+
+    def add_open(self, one: Due, action: Literal["start", "queue", "delay"], *, late: bool) -> int:
+        self._items.append(Entry(action, one.planned_for, one.due_at, _trigger(one, late), cause=one.cause))
+        return len(self._items) - 1
+
+    def end_open(self, position: int, ending: Ending) -> None:
+        entry = self._items[position]
+        assert isinstance(entry, Entry)
+        one = Due(entry.planned_for, entry.due_at, cause=entry.cause)
+        self._items[position] = (Stretch([one], 1, one), ending)
+
+    def entries(self) -> list[Entry]:
+        entries: list[Entry] = []
+        for item in self._items:
+            if isinstance(item, Entry):
+                entries.append(item)
+            elif item[0].occurrences > MOST_SINGLE_ROWS:
+                entries.append(_collapsed(*item))
+            else:
+                entries += [_recorded(one, item[1]) for one in item[0].singles]
+        return entries
 
 
-def _record(stretch: Sequence[Due], ending: Ending) -> Entry:
-    status, reason = ending
+def _trigger(one: Due, late: bool) -> Literal["schedule", "catch_up", "dependency"]:
+    if one.cause is not None:
+        return "dependency"
+    return "catch_up" if late else "schedule"
+
+
+def _recorded(one: Due, ending: Ending) -> Entry:
+    trigger = _trigger(one, late=False)
+    return Entry("record", one.planned_for, one.due_at, trigger, ending.status, ending.reason, cause=one.cause)
+
+
+def _collapsed(stretch: Stretch, ending: Ending) -> Entry:
+    first = stretch.first
     return Entry(
         "record",
-        stretch[0].planned_for,
-        stretch[0].due_at,
+        first.planned_for,
+        first.due_at,
         "schedule",
-        status=status,
-        reason=reason,
-        occurrences=len(stretch),
-        covers_until=stretch[-1].planned_for if len(stretch) > 1 else None,
+        ending.status,
+        ending.reason,
+        stretch.occurrences,
+        stretch.last.planned_for,
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 
 from deployx.timing.cron import LONGEST_MONTHS
-from deployx.timing.rules import Custom, Interval, MonthDay, Monthly, MonthWeekday, Once, OnDays, Recurrence
+from deployx.timing.rules import After, Custom, Interval, MonthDay, Monthly, MonthWeekday, Once, OnDays, Recurrence
 from deployx.timing.words import MONTHS, WEEKDAYS, listed
 from deployx.timing.zones import Shift, shifts_between, to_wall, zone_name
 
@@ -31,10 +31,20 @@ def warnings(recurrence: Recurrence, *, now: datetime, start_was_naive: bool = F
     """
     found = [Warning("short_months", text) for text in _short_months(recurrence)]
     found += [Warning("daylight_saving", text) for text in _daylight_saving(recurrence, now)]
-    start_at = recurrence.at if isinstance(recurrence, Once) else recurrence.start_at
+    start_at = _start_of(recurrence)
     if start_was_naive and start_at is not None and to_wall(start_at, recurrence.zone) != to_wall(start_at, UTC):
         found.append(Warning("naive_time", _naive_time(start_at, recurrence.zone)))
     return found
+
+
+def _start_of(recurrence: Recurrence) -> datetime | None:
+    match recurrence:
+        case After():
+            return None
+        case Once(at=at):
+            return at
+        case _:
+            return recurrence.start_at
 
 
 def _short_months(recurrence: Recurrence) -> list[str]:
@@ -68,7 +78,7 @@ def _no_fifth(weekdays: Iterable[int]) -> list[str]:
 
 
 def _daylight_saving(recurrence: Recurrence, now: datetime) -> list[str]:
-    if isinstance(recurrence, Once | Interval):
+    if isinstance(recurrence, After | Once | Interval):
         return []
     since = max(now, recurrence.start_at or now)
     until = now + LOOK_AHEAD if recurrence.end is None else min(now + LOOK_AHEAD, recurrence.end.at)

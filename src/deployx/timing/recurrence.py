@@ -9,12 +9,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta, tzinfo
 from functools import lru_cache
-from typing import assert_never
+from itertools import islice
+from typing import TypedDict, assert_never
 
 from deployx.timing.config import KEYS_OF_TYPE, ConfigReader, Problem
 from deployx.timing.rules import (
+    LAST_INSTANT,
+    After,
     Custom,
     Daily,
+    End,
     Interval,
     MonthDay,
     Monthly,
@@ -26,6 +30,7 @@ from deployx.timing.rules import (
 from deployx.timing.zones import ZoneError, find_zone
 
 __all__ = [
+    "After",
     "Custom",
     "Daily",
     "Interval",
@@ -36,15 +41,17 @@ __all__ = [
     "Weekly",
     "between",
     "dump",
+    "limited",
     "load",
     "parse",
 ]
 
 MOST_WEEKS = 520
+MOST_OCCURRENCES = 10_000
 LONGEST_INTERVAL_SECONDS = 366 * 86_400
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_TICK = timedelta(microseconds=1)
+TICK = timedelta(microseconds=1)
 
 
 class RecurrenceError(ValueError):
@@ -76,40 +83,71 @@ def parse(
         raise ValueError(f"scheduled_for {scheduled_for!r} has no time zone; pass an aware datetime")
     start_at = None if scheduled_for is None else scheduled_for.astimezone(UTC)
     rule = _build(recurrence_type, config, start_at, timezone)
-    if not isinstance(rule, Once) and rule.end is not None and rule.next_after((start_at or _EPOCH) - _TICK) is None:
+    if (
+        not isinstance(rule, After | Once)
+        and rule.end is not None
+        and rule.next_after((start_at or _EPOCH) - TICK) is None
+    ):
         why = f"'{rule.end.text}' lies before the first occurrence; choose a later end or leave it out."
         raise RecurrenceError([(("recurrence_config", "end_date"), why)])
     return rule
 
 
-def load(recurrence_type: str, config_json: str | None, start_at: datetime | None, timezone: str = "UTC") -> Recurrence:
-    """Return the rule of a stored definition: the JSON text of its config, and its start (aware UTC).
+def load(
+    recurrence_type: str,
+    config_json: str | None,
+    start_at: datetime | None,
+    timezone: str = "UTC",
+    last_at: datetime | None = None,
+) -> Recurrence:
+    """Return the rule of a stored definition: the JSON text of its config, its start and last instant (aware UTC).
 
     Reading is remembered by the texts, whatever the start, so that it may be called for every task that falls due.
     Raises RecurrenceError.
     """
     rule = _template(recurrence_type, config_json, timezone)
+    if isinstance(rule, After):
+        return rule
     if not isinstance(rule, Once):
-        return replace(rule, start_at=start_at)
+        return replace(rule, start_at=start_at, last_at=last_at)
     if start_at is None:
         raise RecurrenceError([_NEEDS_INSTANT])
     return replace(rule, at=start_at)
 
 
+def limited(rule: Recurrence, *, counted_from: datetime, planned_before: int = 0) -> Recurrence:
+    """Return the rule with the end that its `max_occurrences` gives it, if it has one.
+
+    `planned_before` instants were planned up to `counted_from` (by earlier definitions of the task); those after it
+    count on.
+    """
+    if isinstance(rule, After | Once) or rule.max_occurrences is None:
+        return rule
+    left = rule.max_occurrences - planned_before
+    endless = replace(rule, last_at=None)
+    last_at = None if left <= 0 else _nth(endless.between(counted_from, LAST_INSTANT), left)
+    if left > 0 and last_at is None:
+        return endless  # the calendar or `end_date` ends it earlier
+    return replace(rule, last_at=last_at or counted_from)
+
+
+def _nth(instants: Iterator[datetime], n: int) -> datetime | None:
+    return next(islice(instants, n - 1, None), None)
+
+
 def dump(recurrence: Recurrence) -> dict[str, object]:
     """Return the normal form of the config, with its type and all defaults; reading it back gives an equal rule."""
     config = _own_keys(recurrence)
-    if not isinstance(recurrence, Once) and recurrence.end is not None:
+    if not isinstance(recurrence, After | Once) and recurrence.end is not None:
         config["end_date"] = recurrence.end.text
+    if not isinstance(recurrence, After | Once) and recurrence.max_occurrences is not None:
+        config["max_occurrences"] = recurrence.max_occurrences
     return config
 
 
 def between(recurrence: Recurrence, after: datetime, until: datetime) -> Iterator[datetime]:
     """Yield the instants in (after, until] in order, each found when it is asked for."""
-    found = recurrence.next_after(after)
-    while found is not None and found <= until:
-        yield found
-        found = recurrence.next_after(found)
+    return recurrence.between(after, until)
 
 
 _NEEDS_INSTANT: Problem = (
@@ -150,35 +188,45 @@ def _unknown_type(recurrence_type: str) -> str:
     return f"Recurrence type '{recurrence_type[:64]}' is unknown. {advice}"
 
 
+class _Ends(TypedDict):
+    """What every recurring rule takes."""
+
+    zone: tzinfo
+    start_at: datetime | None
+    end: End | None
+    max_occurrences: int | None
+
+
 def _read_rule(recurrence_type: str, reader: ConfigReader, zone: tzinfo, start_at: datetime | None) -> Recurrence:
     if recurrence_type == "once":
         if start_at is None:
             reader.problems.append(_NEEDS_INSTANT)
         return Once(at=start_at or _EPOCH, zone=zone)
-    end = reader.end(zone)
+    if recurrence_type == "after":
+        upstreams, mode = reader.upstreams()
+        return After(upstreams=upstreams, mode=mode, zone=zone)
+    ends = _Ends(zone=zone, start_at=start_at, end=reader.end(zone), max_occurrences=reader.most(MOST_OCCURRENCES))
     match recurrence_type:
         case "daily":
-            return Daily(zone=zone, start_at=start_at, end=end, wall_time=reader.wall_time())
+            return Daily(**ends, wall_time=reader.wall_time())
         case "weekly":
             return Weekly(
-                zone=zone,
-                start_at=start_at,
-                end=end,
+                **ends,
                 wall_time=reader.wall_time(),
                 days_of_week=reader.days_of_week(),
                 every=_counted_from(start_at, reader.number("every", 1, MOST_WEEKS, default=1), reader),
             )
         case "monthly":
             wall_time = reader.wall_time()
-            return Monthly(zone=zone, start_at=start_at, end=end, wall_time=wall_time, on=_read_month_day(reader))
+            return Monthly(**ends, wall_time=wall_time, on=_read_month_day(reader))
         case "interval":
             seconds = reader.number("every_seconds", 1, LONGEST_INTERVAL_SECONDS)
             if start_at is None:
                 reader.problems.append(_needs_start("An interval"))
-            return Interval(zone=zone, start_at=start_at, end=end, every_seconds=seconds)
+            return Interval(**ends, every_seconds=seconds)
         case "custom":
             expression, cron = reader.cron()
-            return Custom(zone=zone, start_at=start_at, end=end, expression=expression, cron=cron)
+            return Custom(**ends, expression=expression, cron=cron)
     raise AssertionError(f"no reader for recurrence type {recurrence_type}")
 
 
@@ -209,6 +257,9 @@ def _own_keys(recurrence: Recurrence) -> dict[str, object]:
     match recurrence:
         case Once():
             return {"type": "once"}
+        case After(upstreams=upstreams, mode=mode):
+            named = [{"task_id": one.task_id, "on": one.on} for one in upstreams]
+            return {"type": "after", "after": {"tasks": named, "mode": mode}}
         case Daily(wall_time=at):
             return {"type": "daily", "time": _time_text(at)}
         case Weekly(wall_time=at, days_of_week=days, every=every):

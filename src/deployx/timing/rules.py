@@ -1,11 +1,13 @@
 """The kinds of recurrence as values, and the next instant of each; reading and writing them is left to `recurrence`.
 
 Every rule answers `next_after(moment)`: the first instant strictly after an aware UTC one, in UTC, or None where
-nothing follows. No rule names an instant before its `start_at` or after its `end`.
+nothing follows; and `between(after, until)`: all instants in (after, until], much faster than one search for each. No
+rule names an instant before its `start_at`, after its `end`, or after its `last_at`.
 """
 
 from abc import ABC, abstractmethod
 from calendar import monthrange
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import cached_property
@@ -19,8 +21,10 @@ LAST_INSTANT = datetime.combine(LAST_DAY, time.max, UTC)
 LAST_ORDINAL = -1
 
 _TICK = timedelta(microseconds=1)
+_FIRST_PROBE = datetime(1970, 1, 3, tzinfo=UTC)
 _DAY = timedelta(days=1)
 _WEEK = timedelta(weeks=1)
+_AROUND_A_SHIFT = timedelta(days=2)
 
 
 @dataclass(frozen=True)
@@ -41,25 +45,53 @@ class Once:
     def next_after(self, moment: datetime) -> datetime | None:
         return self.at if self.at > moment else None
 
+    def between(self, after: datetime, until: datetime) -> Iterator[datetime]:
+        if after < self.at <= until:
+            yield self.at
+
 
 @dataclass(frozen=True, kw_only=True)
 class Repeating(ABC):
-    """What every recurring rule has: a zone for its wall times, a start (None: unbounded) and an end."""
+    """What every recurring rule has: a zone for its wall times, a start (None: unbounded) and an end.
+
+    `max_occurrences` is what the definition says; where that ends the rule (`last_at`) is for `recurrence.limited` to
+    find.
+    """
 
     zone: tzinfo = UTC
     start_at: datetime | None = None
     end: End | None = None
+    max_occurrences: int | None = None
+    last_at: datetime | None = None
 
     def next_after(self, moment: datetime) -> datetime | None:
-        after = moment
-        if self.start_at is not None and moment < self.start_at:
-            after = self.start_at - _TICK
+        after = self._from_start(moment)
         if after > LAST_INSTANT:
             return None
         found = self._next(after)
-        if found is None or found > LAST_INSTANT or (self.end is not None and found > self.end.at):
+        if found is None or found > self._last_instant:
             return None
         return found
+
+    def between(self, after: datetime, until: datetime) -> Iterator[datetime]:
+        return self._instants(self._from_start(after), min(until, self._last_instant))
+
+    def _from_start(self, moment: datetime) -> datetime:
+        if self.start_at is not None and moment < self.start_at:
+            return self.start_at - _TICK
+        return moment
+
+    @cached_property
+    def _last_instant(self) -> datetime:
+        ends = [LAST_INSTANT, self.end.at if self.end else LAST_INSTANT, self.last_at or LAST_INSTANT]
+        return min(ends)
+
+    def _instants(self, after: datetime, until: datetime) -> Iterator[datetime]:
+        """Yield the instants in (after, until], without regard to start and end."""
+        found = self._next(after)
+        while found is not None and found <= until:
+            yield found
+            found = self._next(found)
 
     @abstractmethod
     def _next(self, after: datetime) -> datetime | None:
@@ -186,6 +218,13 @@ class Interval(Repeating):
             return None
         return self.start_at + steps * period
 
+    def _instants(self, after: datetime, until: datetime) -> Iterator[datetime]:
+        period = timedelta(seconds=self.every_seconds)
+        found = self._next(after)
+        while found is not None and found <= until:
+            yield found
+            found += period
+
 
 @dataclass(frozen=True, kw_only=True)
 class Custom(Repeating):
@@ -227,9 +266,53 @@ class Custom(Repeating):
         wall = to_wall(moment, self.zone)
         return self.cron.next_after(wall - _TICK) == wall
 
+    def _instants(self, after: datetime, until: datetime) -> Iterator[datetime]:
+        """Day by day where the zone's offset stays as it is, instant by instant around its shifts."""
+        moment = after
+        for shift in shifts_between(max(after, _FIRST_PROBE) - _AROUND_A_SHIFT, until + _AROUND_A_SHIFT, self.zone):
+            calm_until = min(until, shift.at - _AROUND_A_SHIFT)
+            if moment < calm_until:
+                yield from self._calm(moment, calm_until)
+                moment = calm_until
+            rough_until = min(until, shift.at + _AROUND_A_SHIFT)
+            if moment < rough_until:
+                yield from super()._instants(moment, rough_until)
+                moment = rough_until
+        if moment < until:
+            yield from self._calm(moment, until)
+
+    def _calm(self, after: datetime, until: datetime) -> Iterator[datetime]:
+        """The instants of a stretch in which wall clock and elapsed time go alike."""
+        offset = after.astimezone(self.zone).utcoffset() or timedelta(0)
+        from_wall, until_wall = (after + offset).replace(tzinfo=None), (until + offset).replace(tzinfo=None)
+        return self.cron.between(from_wall, until_wall, lambda midnight: midnight.replace(tzinfo=UTC) - offset)
+
 
 def _in_utc(wall: datetime | None) -> datetime | None:
     return None if wall is None else wall.replace(tzinfo=UTC)
 
 
-Recurrence = Once | Daily | Weekly | Monthly | Interval | Custom
+@dataclass(frozen=True, kw_only=True)
+class Upstream:
+    """A task that another one waits for, and how it is to end: `success`, `failure` or `completion` (either)."""
+
+    task_id: int
+    on: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class After:
+    """When other tasks end: once `all` or `any` of them has ended as asked since the last time. Names no instant."""
+
+    upstreams: tuple[Upstream, ...]
+    mode: str
+    zone: tzinfo = UTC
+
+    def next_after(self, _moment: datetime) -> None:
+        return None
+
+    def between(self, _after: datetime, _until: datetime) -> Iterator[datetime]:
+        return iter(())
+
+
+Recurrence = After | Once | Daily | Weekly | Monthly | Interval | Custom

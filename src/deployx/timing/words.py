@@ -9,6 +9,7 @@ from cron_descriptor import DescriptionTypeEnum, ExpressionDescriptor, Options
 from deployx.timing.cron import CronExpression
 from deployx.timing.rules import (
     LAST_ORDINAL,
+    After,
     Custom,
     Daily,
     End,
@@ -18,6 +19,7 @@ from deployx.timing.rules import (
     MonthWeekday,
     Once,
     Recurrence,
+    Upstream,
     Weekly,
 )
 from deployx.timing.zones import to_wall, zone_name
@@ -49,6 +51,8 @@ def describe(recurrence: Recurrence) -> str:
     match recurrence:
         case Once(at=at):
             return f"Once at {_instant_in(zone, at)}"
+        case After(upstreams=upstreams, mode=mode):
+            return _after(upstreams, mode)
         case Daily(wall_time=at):
             sentence = f"Every day at {_clock(at)} {zone_name(zone)}"
         case Weekly(wall_time=at):
@@ -61,7 +65,7 @@ def describe(recurrence: Recurrence) -> str:
             sentence = f"{describe_cron(cron)}, {zone_name(zone)}"
         case _:
             assert_never(recurrence)
-    return sentence + _until(zone, recurrence.end)
+    return sentence + _until(zone, recurrence.end) + _at_most(recurrence.max_occurrences)
 
 
 def describe_cron(cron: CronExpression) -> str:
@@ -131,6 +135,22 @@ def _until(zone: tzinfo, end: End | None) -> str:
     return f", until {_instant_in(zone, end.at)}" if "T" in end.text else f", until {end.text}"
 
 
+def _at_most(count: int | None) -> str:
+    if count is None:
+        return ""
+    return ", once" if count == 1 else f", {count} times"
+
+
+_ENDINGS = {"success": "has succeeded", "failure": "has failed", "completion": "has ended"}
+
+
+def _after(upstreams: Sequence[Upstream], mode: str) -> str:
+    """Return "After task 7 has succeeded and task 8 has failed"; with mode `any`, "or" instead of "and"."""
+    asked = [f"task {one.task_id} {_ENDINGS[one.on]}" for one in upstreams]
+    joint = " and " if mode == "all" else " or "
+    return f"After {joint.join(asked)}"
+
+
 def _steps_or_list(values: frozenset[int], full: range) -> str:
     ordered = sorted(values)
     if ordered == list(full):
@@ -183,3 +203,22 @@ def _split_pair(run: tuple[int, int]) -> list[tuple[int, int]]:
 
 def _run(first: int, last: int, name: Callable[[int], str]) -> str:
     return name(first) if first == last else f"{name(first)} through {name(last)}"
+
+
+_REASONS = {
+    "misfire": "it was found later than its misfire grace allows.",
+    "clock_step": "the server's clock was set past it.",
+    "coalesced": "it was found late, and a newer one was due as well (catch_up: latest).",
+    "catch_up_none": "it was found late, and late ones do not start (catch_up: none).",
+    "max_instances": "as many executions ran as the task allows at once.",
+    "outside_window": "it fell outside the task's windows.",
+    "blackout": "it fell into a blackout.",
+    "paused": "the task was paused when its turn came.",
+    "skipped_by_hand": "somebody skipped it ahead of time.",
+    "superseded": "a newer occurrence took its place.",
+}
+
+
+def reason_in_words(reason: str) -> str:
+    """Return why an occurrence did not start, as the end of a sentence."""
+    return _REASONS.get(reason, reason)

@@ -1,6 +1,8 @@
 """Device runs: one device's share of a deployment, from queued to its end.
 
 Every move is one guarded, set-based statement; a run that somebody else moved first is left alone.
+
+Over 400 lines because all moves of the one state machine stand together.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ from deployx.db.bulk import allocate_ids, any_of, ids_parameter, insert_rows, mo
 from deployx.db.database import Session
 from deployx.db.schema import device_runs
 from deployx.lifecycle import RUN_MOVES, RUN_OPEN, RunStatus, sources
+from deployx.work import calendars
 
 CANCEL_RECEIPT_WITHIN = timedelta(seconds=60)
 DEVICE_OFFLINE = "The device is offline."
+NEVER = timedelta(days=800)
 
 _INSTANT = device_runs.c.queued_at.type
 
@@ -86,25 +90,31 @@ def _first_state(run: NewRun, now: datetime) -> tuple[Any, ...]:
 
 
 async def claim_queued(session: Session, replica_id: str, limit: int, *, now: datetime) -> Sequence[RowMapping]:
-    """Mark up to `limit` queued runs of devices connected to this replica as dispatched, and tell what to send."""
-    found = (
+    """Mark up to `limit` queued runs of devices connected to this replica as dispatched, and tell what to send.
+
+    A run whose device is in a group with a closed window waits for that instead.
+    """
+    queued = (
         (
             await session.execute(
                 text(
                     "SELECT r.id AS run_id, r.order_id, r.attempt, r.device_id, d.name AS device_name, d.journal_id,"
-                    " r.deployment_id, p.payload_id, p.execution_id, e.task_id, e.planned_for"
+                    " r.deployment_id, r.queued_at, p.payload_id, p.execution_id, p.offline_deadline_seconds,"
+                    " e.task_id, e.planned_for"
                     " FROM device_runs r JOIN devices d ON d.id = r.device_id"
                     " JOIN deployments p ON p.id = r.deployment_id"
                     " LEFT JOIN scheduled_task_executions e ON e.id = p.execution_id"
                     " WHERE r.status = 'queued' AND d.replica_id = :replica ORDER BY r.id LIMIT :limit "
                     + row_lock(session, "r", skip=True)
-                ).columns(planned_for=_INSTANT),
+                ).columns(planned_for=_INSTANT, queued_at=_INSTANT),
                 {"replica": replica_id, "limit": limit},
             )
         )
         .mappings()
         .all()
     )
+    closed = await _wait_for_windows(session, queued, now=now)
+    found = [run for run in queued if run["run_id"] not in closed]
     await update_rows(
         session,
         device_runs,
@@ -113,6 +123,48 @@ async def claim_queued(session: Session, replica_id: str, limit: int, *, now: da
         guard="status = 'queued'",
     )
     return found
+
+
+async def _wait_for_windows(session: Session, runs: Sequence[RowMapping], *, now: datetime) -> set[int]:
+    """Put back what a window or blackout of the device's groups forbids now, until it opens or the deadline comes."""
+    used = await session.execute(
+        text("SELECT EXISTS (SELECT 1 FROM group_windows) OR EXISTS (SELECT 1 FROM group_blackouts)")
+    )
+    if not runs or not used.scalar():
+        return set()
+    deciding = await calendars.of_devices(session, sorted({run["device_id"] for run in runs}))
+    moves = []
+    for run in runs:
+        gate = deciding.get(run["device_id"])
+        closed = gate.closed_until(now) if gate else None
+        if closed is not None:
+            opens_at, groups = closed
+            deadline_at = run["queued_at"] + timedelta(seconds=run["offline_deadline_seconds"])
+            reason = f"Outside the windows, or in a blackout, of the group {groups}."
+            moves.append((run["run_id"], RunStatus.WAITING.value, reason, opens_at or now + NEVER, deadline_at))
+    columns = ("status", "reason", "opens_at", "deadline_at")
+    await update_rows(session, device_runs, columns, moves, guard="status = 'queued'")
+    return {move[0] for move in moves}
+
+
+async def windows_opened(session: Session, *, now: datetime) -> int:
+    """Queue what waited for a window that opens now; answers how many runs."""
+    moment = {"now": moment_parameter(session, now), "offline": DEVICE_OFFLINE}
+    online = "device_id IN (SELECT id FROM devices WHERE status = 'online')"
+    opened = await _move_waiting(session, f"opens_at <= :now AND {online}", {"now": moment["now"]})
+    await session.execute(
+        text("UPDATE device_runs SET opens_at = NULL, reason = :offline WHERE status = 'waiting' AND opens_at <= :now"),
+        moment,
+    )
+    return opened
+
+
+async def any_window_opens(session: Session, *, now: datetime) -> bool:
+    rows = await session.execute(
+        text("SELECT 1 FROM device_runs WHERE status = 'waiting' AND opens_at <= :now LIMIT 1"),
+        {"now": moment_parameter(session, now)},
+    )
+    return rows.first() is not None
 
 
 async def known(session: Session, run_ids: Iterable[int]) -> dict[int, RowMapping]:
@@ -241,7 +293,7 @@ async def any_overlooked(session: Session) -> bool:
     rows = await session.execute(
         text(
             "SELECT 1 FROM device_runs r JOIN devices d ON d.id = r.device_id"
-            " WHERE r.status = 'waiting' AND d.status = 'online' LIMIT 1"
+            " WHERE r.status = 'waiting' AND r.opens_at IS NULL AND d.status = 'online' LIMIT 1"
         )
     )
     return rows.first() is not None
@@ -273,13 +325,15 @@ async def cancelling_on(session: Session, replica_id: str) -> Sequence[RowMappin
 
 async def queue_overlooked(session: Session) -> int:
     """Queue what waits for a device that is online: on PostgreSQL a run may be queued while its device connects."""
-    return await _move_waiting(session, "device_id IN (SELECT id FROM devices WHERE status = 'online')", {})
+    return await _move_waiting(
+        session, "opens_at IS NULL AND device_id IN (SELECT id FROM devices WHERE status = 'online')", {}
+    )
 
 
 async def _move_waiting(session: Session, condition: str, parameters: dict[str, Any]) -> int:
     moved = await session.execute(
         text(
-            "UPDATE device_runs SET status = 'queued', reason = NULL, deadline_at = NULL"
+            "UPDATE device_runs SET status = 'queued', reason = NULL, deadline_at = NULL, opens_at = NULL"
             f" WHERE status = 'waiting' AND {condition}"
         ),
         parameters,
@@ -366,11 +420,12 @@ async def overdue(session: Session, *, now: datetime) -> list[tuple[int, int, Ru
     found: list[tuple[int, int, RunStatus, str]] = []
     moment = moment_parameter(session, now)
     waiting = await session.execute(
-        text("SELECT id, deployment_id FROM device_runs WHERE status = 'waiting' AND deadline_at <= :now"),
+        text("SELECT id, deployment_id, opens_at FROM device_runs WHERE status = 'waiting' AND deadline_at <= :now"),
         {"now": moment},
     )
-    reason = "The device did not come online before the deadline."
-    found += [(row.id, row.deployment_id, RunStatus.EXPIRED, reason) for row in waiting]
+    for row in waiting:
+        what = "The device did not come online" if row.opens_at is None else "No window of the device's groups opened"
+        found.append((row.id, row.deployment_id, RunStatus.EXPIRED, f"{what} before the deadline."))
     cancelling = await session.execute(
         text("SELECT id, deployment_id FROM device_runs WHERE status = 'cancelling' AND cancel_requested_at <= :since"),
         {"since": moment_parameter(session, now - CANCEL_RECEIPT_WITHIN)},

@@ -5,251 +5,233 @@ Every change first accounts, in its own transaction, for what was due before it,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, update
 
 from deployx.db.bulk import allocate_ids, insert_rows
 from deployx.db.database import Session
 from deployx.db.schema import (
     payloads,
+    scheduled_task_executions,
     scheduled_tasks,
     task_target_devices,
     task_target_groups,
-    task_versions,
 )  # fmt: skip
 from deployx.errors import Conflict, Invalid, NotFound, Problem
-from deployx.fleet.resolution import Owner, resolve
+from deployx.fleet.resolution import resolve
 from deployx.lifecycle import TASK_MOVES, TASK_SCHEDULED, TaskStatus
 from deployx.timing import recurrence
 from deployx.timing.instants import format_instant
-from deployx.timing.recurrence import Recurrence, RecurrenceError
-from deployx.work import executions
+from deployx.timing.jitter import delay
+from deployx.timing.owed import Plan
+from deployx.timing.recurrence import MOST_OCCURRENCES, After, Recurrence
+from deployx.work import alarms, dependencies, executions, overrides, specs, versions
+from deployx.work.executions import Server, Task
+from deployx.work.specs import Counted, TaskSpec
+from deployx.work.versions import Version
 
 
-@dataclass(frozen=True, slots=True)
-class TaskSpec:
-    """A whole definition, as asked for: what may be written into a task. Instants are aware UTC."""
-
-    task_name: str
-    task_type: str
-    scheduled_time: datetime | None
-    recurrence_type: str
-    recurrence_config: Mapping[str, Any] | None
-    timezone: str
-    device_ids: tuple[int, ...]
-    group_ids: tuple[int, ...]
-    payload: Mapping[str, Any]
-    misfire_grace_seconds: int = 300
-    catch_up: str = "latest"
-    max_instances: int = 3
-    offline_policy: str = "wait"
-    offline_deadline_seconds: int = 300
-    lost_after_seconds: int = 600
-    pause_on_failure: bool = False
-    labels: Mapping[str, str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Installed:
-    """The two facts of the server that firing needs."""
-
-    installation_id: str
-
-
-def plan(spec: TaskSpec, *, now: datetime, start_kept: bool = False) -> tuple[Recurrence, datetime | None]:
-    """The recurrence of a definition and its first instant after `now`. Pure.
-
-    Raises Invalid for a rule that is wrong, and for a one-time instant that has passed unless `start_kept` says that
-    the task had it before.
-    """
-    try:
-        rule = recurrence.parse(
-            spec.recurrence_type,
-            spec.recurrence_config,
-            scheduled_for=spec.scheduled_time or (None if spec.recurrence_type == "once" else now),
-            timezone=spec.timezone,
-        )
-    except RecurrenceError as error:
-        raise Invalid([Problem(("body", *loc), why) for loc, why in error.problems]) from None
-    first = rule.next_after(now)
-    if first is None and not start_kept:
-        raise Invalid([_never_again(spec, now)])
-    return rule, first
-
-
-def _never_again(spec: TaskSpec, now: datetime) -> Problem:
-    if spec.recurrence_type == "once" and spec.scheduled_time is not None:
-        given, present = format_instant(spec.scheduled_time), format_instant(now)
-        return Problem(("body", "scheduled_time"), f"{given} has passed (it is {present}): give a future instant.")
-    return Problem(("body", "recurrence_config"), "This schedule has no occurrence in the future: change it.")
-
-
-async def create(session: Session, spec: TaskSpec, *, by: int, now: datetime) -> int:
+async def create(session: Session, spec: TaskSpec, *, by: int, now: datetime, is_paused: bool = False) -> int:
     """Store a task with its first due instant; permission on the targets is the caller's to check. Answers its id."""
-    (task_id,) = await create_many(session, [spec], by=by, now=now)
+    (task_id,) = await create_many(session, [spec], by=by, now=now, is_paused=is_paused)
     return task_id
 
 
-async def create_many(session: Session, specs: Sequence[TaskSpec], *, by: int, now: datetime) -> list[int]:
-    """Store tasks in a handful of bulk statements, all or none."""
-    planned = [plan(spec, now=now) for spec in specs]
-    ids = await allocate_ids(session, scheduled_tasks, len(specs))
-    payload_ids = await allocate_ids(session, payloads, len(specs))
+async def create_many(
+    session: Session, wanted: Sequence[TaskSpec], *, by: int, now: datetime, is_paused: bool = False
+) -> list[int]:
+    """Store tasks in a handful of bulk statements, all or none. Raises Invalid, naming the place in `wanted`."""
+    planned = []
+    for position, spec in enumerate(wanted):
+        try:
+            planned.append(specs.plan(spec, now=now, start_kept=is_paused))
+        except Invalid as error:
+            error.position = position
+            raise
+    ids = await allocate_ids(session, scheduled_tasks, len(wanted))
+    payload_ids = await allocate_ids(session, payloads, len(wanted))
     await insert_rows(
         session,
         payloads,
         ("id", "kind", "body"),
-        [(payload_id, spec.task_type, dict(spec.payload)) for payload_id, spec in zip(payload_ids, specs, strict=True)],
+        [
+            (payload_id, spec.task_type, dict(spec.payload))
+            for payload_id, spec in zip(payload_ids, wanted, strict=True)
+        ],
     )
+    status = (TaskStatus.PAUSED if is_paused else TaskStatus.PENDING).value
     values = [
-        _values(spec, rule, now) | {"id": task_id, "payload_id": payload_id, "status": TaskStatus.PENDING.value}
-        | {"version": 1, "created_by": by, "created_at": now, "execution_count": 0}
-        | {"next_planned_for": first, "next_execution": first}
-        for spec, (rule, first), task_id, payload_id in zip(specs, planned, ids, payload_ids, strict=True)
+        specs.row_values(spec, rule, now) | {"id": task_id, "payload_id": payload_id, "status": status}
+        | {"version": 1, "created_by": by, "created_at": now, "execution_count": 0, "counted_from": now}
+        | _next(spec, task_id, None if is_paused else first)
+        for spec, (rule, first), task_id, payload_id in zip(wanted, planned, ids, payload_ids, strict=True)
     ]  # fmt: skip
     await insert_rows(session, scheduled_tasks, list(values[0]), [tuple(row.values()) for row in values])
-    for task_id, spec in zip(ids, specs, strict=True):
-        await _write_targets(session, task_id, spec)
-    versions = [(task_id, 1, now, by, "create", definition(spec)) for task_id, spec in zip(ids, specs, strict=True)]
-    await insert_rows(session, task_versions, _VERSION, versions)
+    rules = {task_id: rule for task_id, (rule, _) in zip(ids, planned, strict=True)}
+    await specs.write_links(session, dict(zip(ids, wanted, strict=True)), rules)
+    created = (
+        Version(task_id, 1, now, by, "create", specs.definition(spec, rule, now), status, specs.last_planned_for(rule))
+        for task_id, spec, (rule, _) in zip(ids, wanted, planned, strict=True)
+    )
+    await versions.add(session, created)
     return ids
 
 
-_VERSION = ("task_id", "version", "effective_at", "changed_by", "action", "definition")
-
-
-def _values(spec: TaskSpec, rule: Recurrence, now: datetime) -> dict[str, Any]:
-    return {
-        "task_name": spec.task_name,
-        "task_type": spec.task_type,
-        "scheduled_time": spec.scheduled_time or (None if spec.recurrence_type == "once" else now),
-        "recurrence_type": spec.recurrence_type,
-        "recurrence_config": None
-        if spec.recurrence_type == "once"
-        else json.dumps(recurrence.dump(rule), separators=(",", ":"), sort_keys=True),
-        "timezone": spec.timezone,
-        "misfire_grace_seconds": spec.misfire_grace_seconds,
-        "catch_up": spec.catch_up,
-        "max_instances": spec.max_instances,
-        "offline_policy": spec.offline_policy,
-        "offline_deadline_seconds": spec.offline_deadline_seconds,
-        "lost_after_seconds": spec.lost_after_seconds,
-        "pause_on_failure": spec.pause_on_failure,
-        "labels": dict(spec.labels or {}),
-        "updated_at": now,
-    }
-
-
-def definition(spec: TaskSpec) -> dict[str, Any]:
-    """A definition as JSON values, for versions and the audit."""
-    values = asdict(spec)
-    values["scheduled_time"] = format_instant(spec.scheduled_time) if spec.scheduled_time else None
-    return values
-
-
-async def _write_targets(session: Session, task_id: int, spec: TaskSpec) -> None:
-    devices = [(task_id, device_id) for device_id in spec.device_ids]
-    await insert_rows(session, task_target_devices, ("task_id", "device_id"), devices)
-    groups = [(task_id, group_id) for group_id in spec.group_ids]
-    await insert_rows(session, task_target_groups, ("task_id", "group_id"), groups)
+def _next(spec: TaskSpec, task_id: int, first: datetime | None) -> dict[str, datetime | None]:
+    """The nominal instant that comes next, and when it falls due."""
+    due_at = None if first is None else first + delay(task_id, first, spec.jitter_seconds)
+    return {"next_planned_for": first, "next_execution": due_at}
 
 
 async def change(
-    session: Session, server: Installed, task_id: int, before: TaskSpec, after: TaskSpec, status: str | None, *,
+    session: Session, server: Server, task_id: int, before: TaskSpec, after: TaskSpec, status: str | None, *,
     by: int, now: datetime,
 ) -> None:  # fmt: skip
     """Give a task another definition, and with `status` another state; takes effect from the next occurrence."""
-    task = await _locked(session, server, task_id, now=now)
+    task = await locked(session, server, task_id, now=now)
     start_kept = after.scheduled_time == before.scheduled_time and after.recurrence_type == before.recurrence_type
     wanted = TaskStatus(status) if status is not None and status != task["status"] else None
-    rule, first = plan(after, now=now, start_kept=start_kept and wanted is None)
-    moved = _moved(task, wanted, first) if wanted else TaskStatus(task["status"])
+    counted = _counted(task, before, after, now)
+    rule, first = specs.plan(after, now=now, counted=counted, start_kept=start_kept and wanted is None)
+    await _link_upstreams(session, task_id, rule)
+    moved = _moved(task, wanted, first, rule) if wanted else TaskStatus(task["status"])
     if moved == TaskStatus.PENDING and await executions.running_of(session, task_id):
         moved = TaskStatus.RUNNING
-    values = _values(after, rule, now)
+    if moved in TASK_SCHEDULED:
+        await _carry_over(session, task, after, rule, now=now)
+    else:
+        await _close_pending(session, task, moved, now=now)
+    values = specs.row_values(after, rule, now) | {
+        "counted_from": counted.counted_from, "planned_before": counted.planned_before,
+    }  # fmt: skip
     if dict(after.payload) != dict(before.payload):
         (values["payload_id"],) = await allocate_ids(session, payloads, 1)
         body = (values["payload_id"], after.task_type, dict(after.payload))
         await insert_rows(session, payloads, ("id", "kind", "body"), [body])
-    next_at = first if moved in TASK_SCHEDULED else None
-    values |= {"status": moved.value, "next_planned_for": next_at, "next_execution": next_at}
-    values |= {} if moved == TaskStatus.PAUSED else {"paused_reason": None}
+    values |= {"status": moved.value} | _next(after, task_id, first if moved in TASK_SCHEDULED else None)
+    values |= {} if moved == TaskStatus.PAUSED else {"paused_reason": None, "paused_until": None}
     await _store(session, task, values)
     if (after.device_ids, after.group_ids) != (before.device_ids, before.group_ids):
         await session.execute(delete(task_target_devices).where(task_target_devices.c.task_id == task_id))
         await session.execute(delete(task_target_groups).where(task_target_groups.c.task_id == task_id))
-        await _write_targets(session, task_id, after)
-    await _add_version(session, task, "update", definition(after), by=by, now=now)
+        devices = [(task_id, device_id) for device_id in after.device_ids]
+        await insert_rows(session, task_target_devices, ("task_id", "device_id"), devices)
+        groups = [(task_id, group_id) for group_id in after.group_ids]
+        await insert_rows(session, task_target_groups, ("task_id", "group_id"), groups)
+    await specs.attach_calendars(session, {task_id: after}, replace=True)
+    changed = specs.definition(after, rule, task["created_at"])
+    last = specs.last_planned_for(rule)
+    await versions.add(session, [Version(task_id, task["version"] + 1, now, by, "update", changed, moved, last)])
+    await alarms.add(session, [(task_id, now)])
     if moved == TaskStatus.CANCELLED:
-        await _cancel_open(session, task_id, now=now)
+        await _cancel_open(session, server, task_id, now=now)
 
 
 async def pause(
-    session: Session, server: Installed, task_id: int, spec: TaskSpec, reason: str | None, *, by: int, now: datetime
-) -> None:
-    """Start nothing more on schedule; executions under way finish."""
-    task = await _locked(session, server, task_id, now=now)
+    session: Session, server: Server, task_id: int, reason: str | None = None, until: datetime | None = None, *,
+    by: int, now: datetime,
+) -> None:  # fmt: skip
+    """Start nothing more on schedule, until it is resumed or `until` comes; executions under way finish."""
+    if until is not None and until <= now:
+        raise Invalid([Problem(("body", "until"), f"{format_instant(until)} has passed: give a future instant.")])
+    task = await locked(session, server, task_id, now=now)
+    values = {"paused_reason": reason, "paused_until": until, "updated_at": now}
     if task["status"] == TaskStatus.PAUSED:
-        return
-    moved = _moved(task, TaskStatus.PAUSED, None)
-    values = {"status": moved.value, "next_planned_for": None, "next_execution": None, "paused_reason": reason}
-    await _store(session, task, values | {"updated_at": now})
-    await _add_version(session, task, "pause", definition(spec), by=by, now=now)
+        await session.execute(update(scheduled_tasks).where(scheduled_tasks.c.id == task_id).values(values))
+    else:
+        moved = _moved(task, TaskStatus.PAUSED, None, None)
+        await _close_pending(session, task, moved, now=now)
+        await _store(session, task, values | {"status": moved.value, "next_planned_for": None, "next_execution": None})
+        await versions.add_move(session, task_id, task["version"] + 1, "pause", moved, by=by, at=now)
+    await alarms.add(session, [] if until is None else [(task_id, until)])
 
 
-async def resume(session: Session, server: Installed, task_id: int, spec: TaskSpec, *, by: int, now: datetime) -> None:
+async def resume(session: Session, server: Server, task_id: int, *, by: int, now: datetime) -> None:
     """Schedule a paused or ended task again, from its next future occurrence; the time between owes nothing."""
-    task = await _locked(session, server, task_id, now=now)
+    task = await locked(session, server, task_id, now=now)
     if task["status"] in TASK_SCHEDULED:
         return
-    _rule, first = plan(spec, now=now, start_kept=True)
-    moved = _moved(task, TaskStatus.PENDING, first)
+    rule = executions.rule_of(task)
+    first = rule.next_after(now)
+    moved = _moved(task, TaskStatus.PENDING, first, rule)
     if await executions.running_of(session, task_id):
         moved = TaskStatus.RUNNING
-    values = {"status": moved.value, "next_planned_for": first, "next_execution": first, "paused_reason": None}
-    await _store(session, task, values | {"updated_at": now})
-    await _add_version(session, task, "resume", definition(spec), by=by, now=now)
+    due_at = None if first is None else Plan(rule, task_id, task["jitter_seconds"]).due_at(first)
+    values = {"status": moved.value, "next_planned_for": first, "next_execution": due_at, "paused_reason": None}
+    await _store(session, task, values | {"updated_at": now, "paused_until": None})
+    await versions.add_move(session, task_id, task["version"] + 1, "resume", moved, by=by, at=now)
+    await _drop_passed_overrides(session, task_id, now=now)
+    await alarms.add(session, [(task_id, now)])
 
 
-async def cancel(session: Session, server: Installed, task_id: int, spec: TaskSpec, *, by: int, now: datetime) -> None:
+async def cancel(session: Session, server: Server, task_id: int, *, by: int, now: datetime) -> None:
     """End a task for good, and with it what is under way."""
-    task = await _locked(session, server, task_id, now=now)
+    task = await locked(session, server, task_id, now=now)
     if task["status"] == TaskStatus.CANCELLED:
         return
-    moved = _moved(task, TaskStatus.CANCELLED, None)
+    moved = _moved(task, TaskStatus.CANCELLED, None, None)
+    await _close_pending(session, task, moved, now=now)
     values = {"status": moved.value, "next_planned_for": None, "next_execution": None, "updated_at": now}
+    await _store(session, task, values | {"paused_until": None})
+    await versions.add_move(session, task_id, task["version"] + 1, "cancel", moved, by=by, at=now)
+    await _cancel_open(session, server, task_id, now=now)
+
+
+async def remove(
+    session: Session, server: Server, task_id: int, *, by: int, now: datetime, detach: bool = False
+) -> None:
+    """Delete a task: what is open is cancelled, its executions stay readable by their ids.
+
+    Raises Conflict while other tasks wait for it, unless `detach` asks for their failure.
+    """
+    task = await locked(session, server, task_id, now=now)
+    dependents = await dependencies.dependents_of(session, task_id)
+    if dependents and not detach:
+        named = ", ".join(f"{name!r} ({one})" for one, name in dependents)
+        raise Conflict(
+            f"Other tasks start after task {task_id}: {named}. Change them first, or delete with ?detach=true."
+        )
+    for dependent_id, _name in dependents:
+        why = f"It was to start after task {task_id} ({task['task_name']!r}), which was deleted."
+        await _fail(session, dependent_id, why, by=by, now=now)
+    await dependencies.detach(session, task_id)
+    moved = TaskStatus(task["status"])
+    if moved in TASK_SCHEDULED or moved == TaskStatus.PAUSED:
+        moved = TaskStatus.CANCELLED
+    await _close_pending(session, task, moved, now=now)
+    values = {"next_planned_for": None, "next_execution": None, "deleted_at": now, "status": moved.value}
     await _store(session, task, values)
-    await _add_version(session, task, "cancel", definition(spec), by=by, now=now)
-    await _cancel_open(session, task_id, now=now)
+    await versions.add_move(session, task_id, task["version"] + 1, "delete", moved, by=by, at=now)
+    await _cancel_open(session, server, task_id, now=now)
 
 
-async def remove(session: Session, server: Installed, task_id: int, *, now: datetime) -> None:
-    """Delete a task: what is open is cancelled, its executions stay readable by their ids."""
-    task = await _locked(session, server, task_id, now=now)
-    values: dict[str, Any] = {"next_planned_for": None, "next_execution": None, "deleted_at": now}
-    if task["status"] in TASK_SCHEDULED or task["status"] == TaskStatus.PAUSED:
-        values["status"] = TaskStatus.CANCELLED.value
-    await session.execute(update(scheduled_tasks).where(scheduled_tasks.c.id == task_id).values(values))
-    await _cancel_open(session, task_id, now=now)
-
-
-async def set_aside(session: Session, task_id: int, why: str) -> None:
+async def set_aside(session: Session, task_id: int, why: str, *, now: datetime) -> None:
     """Fail a task that the clock cannot fire, so that it holds up no other."""
+    await _fail(session, task_id, why, by=None, now=now)
+
+
+async def _fail(session: Session, task_id: int, why: str, *, by: int | None, now: datetime) -> None:
+    table = scheduled_tasks
     values = {"status": TaskStatus.FAILED.value, "error_message": why, "next_planned_for": None, "next_execution": None}
-    await session.execute(update(scheduled_tasks).where(scheduled_tasks.c.id == task_id).values(values))
+    moved = await session.execute(
+        update(table)
+        .where(table.c.id == task_id)
+        .values(version=table.c.version + 1, **values)
+        .returning(table.c.version)
+    )
+    await versions.add_move(session, task_id, moved.scalar_one(), "fail", TaskStatus.FAILED, by=by, at=now)
 
 
-async def execute(session: Session, server: Installed, task_id: int, *, by: int, now: datetime) -> int:
+async def execute(session: Session, server: Server, task_id: int, *, by: int, now: datetime) -> int:
     """Start a task now, whatever its schedule says; answers the execution's id.
 
     Raises Conflict where the task is cancelled, or where as many executions run as it allows.
     """
-    task = await _locked(session, server, task_id, now=now)
+    task = await locked(session, server, task_id, now=now)
     if task["status"] == TaskStatus.CANCELLED:
         raise Conflict(f"Task {task_id} is cancelled: resume it before executing it.")
     running = await executions.running_of(session, task_id)
@@ -258,23 +240,22 @@ async def execute(session: Session, server: Installed, task_id: int, *, by: int,
         raise Conflict(
             f"{running} executions of task {task_id} run already, and it allows {allowed} at once: wait or cancel one."
         )
-    owner = Owner(task["created_by"], task["username"], task["role"], bool(task["is_active"]))
-    targets = await resolve(session, {task_id: owner})
-    return await executions.start_by_hand(session, server.installation_id, task, targets[task_id], by, now=now)
+    targets = await resolve(session, {task_id: executions.owner_of(task)})
+    return await executions.start_by_hand(session, server, task, targets[task_id], by, now=now)
 
 
-async def _locked(session: Session, server: Installed, task_id: int, *, now: datetime) -> executions.Task:
+async def locked(session: Session, server: Server, task_id: int, *, now: datetime) -> Task:
     """The task, locked, with all that was due before `now` accounted for."""
     if await executions.lock_task(session, task_id) is None:
         raise NotFound
-    await executions.account_for(session, server.installation_id, [task_id], now=now)
+    await executions.account_for(session, server, [task_id], now=now)
     task = await executions.lock_task(session, task_id)
     if task is None:
         raise NotFound
     return task
 
 
-def _moved(task: executions.Task, wanted: TaskStatus, first: datetime | None) -> TaskStatus:
+def _moved(task: Task, wanted: TaskStatus, first: datetime | None, rule: Recurrence | None) -> TaskStatus:
     """Check a move by hand against the lifecycle; raises Conflict that names both states."""
     before = TaskStatus(task["status"])
     by_hand = {TaskStatus.PENDING, TaskStatus.PAUSED, TaskStatus.CANCELLED}
@@ -287,74 +268,99 @@ def _moved(task: executions.Task, wanted: TaskStatus, first: datetime | None) ->
         raise Conflict(f"A task that is {before} cannot become {wanted}.")
     if before == TaskStatus.RUNNING and wanted == TaskStatus.PENDING:
         raise Conflict("A task that is running cannot become pending: it does by itself when its executions end.")
-    if wanted == TaskStatus.PENDING and first is None:
+    if wanted == TaskStatus.PENDING and first is None and not isinstance(rule, After):
         raise Conflict(
             f"A task that is {before} cannot become pending: it has no future occurrence. Give it one first."
         )
     return wanted
 
 
-async def _store(session: Session, task: executions.Task, values: Mapping[str, Any]) -> None:
+def _counted(task: Task, before: TaskSpec, after: TaskSpec, now: datetime) -> Counted:
+    """How many occurrences were planned so far: what `max_occurrences` counts, whatever became of them."""
+    counted = Counted(task["counted_from"] or task["created_at"], task["planned_before"])
+    same = ("recurrence_type", "recurrence_config", "timezone", "scheduled_time")
+    if all(getattr(before, name) == getattr(after, name) for name in same):
+        return counted
+    rule = executions.rule_of(task)
+    planned = sum(1 for _ in islice(rule.between(counted.counted_from, now), MOST_OCCURRENCES))
+    return Counted(now, min(counted.planned_before + planned, MOST_OCCURRENCES))
+
+
+async def _link_upstreams(session: Session, task_id: int, rule: Recurrence) -> None:
+    """Store whom the task waits for. Raises Invalid for a cycle, and names the path."""
+    if isinstance(rule, After):
+        await dependencies.lock(session)
+        path = await dependencies.find_cycle(session, task_id, [one.task_id for one in rule.upstreams])
+        if path is not None:
+            shown = " → ".join(str(one) for one in path)
+            why = f"These tasks would wait for each other in a circle: {shown}. Leave one of them out."
+            raise Invalid([Problem(("body", "recurrence_config", "after"), why)])
+        await dependencies.write(session, {task_id: rule})
+    else:
+        await dependencies.unlink(session, task_id)
+
+
+async def _carry_over(session: Session, task: Task, after: TaskSpec, rule: Recurrence, *, now: datetime) -> None:
+    """An edit keeps what the old definition planned before it: occurrences that jitter holds back still start.
+
+    Changes of single occurrences stay where the new definition has those too.
+    """
+    plan = await _plan(session, task)
+    for planned in _pending(plan, task, now):
+        if planned not in plan.overrides:
+            await overrides.put(session, task["id"], planned, plan.due_at(planned), by=None, now=now)
+    tick = recurrence.TICK
+    stale = [one for one in plan.overrides if one > now and rule.next_after(one - tick) != one]
+    await overrides.remove(session, task["id"], stale)
+
+
+async def _close_pending(session: Session, task: Task, moved: TaskStatus, *, now: datetime) -> None:
+    """Occurrences whose nominal instant has passed, but that jitter or a move by hand holds back, end here."""
+    plan = await _plan(session, task)
+    ending = ("skipped", "paused") if moved == TaskStatus.PAUSED else ("cancelled", None)
+    pending = _pending(plan, task, now)
+    columns = (
+        "task_id", "task_version", "trigger", "planned_for", "due_at", "status", "reason", "completed_time",
+    )  # fmt: skip
+    rows = []
+    for planned in pending:
+        override = plan.overrides.get(planned)
+        due_at = plan.due_at(planned) if override is None else override.due_at
+        rows.append((task["id"], task["version"], "schedule", planned, due_at, *ending, now))
+    await insert_rows(session, scheduled_task_executions, columns, rows)
+    if plan.overrides:
+        await overrides.remove(session, task["id"], [one for one in plan.overrides if one <= now])
+    await dependencies.forget_of_tasks(session, [task["id"]])
+
+
+async def _drop_passed_overrides(session: Session, task_id: int, *, now: datetime) -> None:
+    """What was changed by hand for the time of the pause: nothing was owed then. A move that has passed is undone."""
+    found = (await overrides.of(session, [task_id])).get(task_id, {})
+    passed = [one for one, to in found.items() if one <= now or (to.due_at is not None and to.due_at <= now)]
+    await overrides.remove(session, task_id, [one for one in passed if not (found[one].fired and one > now)])
+
+
+async def _plan(session: Session, task: Task) -> Plan:
+    changes = await overrides.of(session, [task["id"]]) if task["overridden"] else {}
+    return Plan(executions.rule_of(task), task["id"], task["jitter_seconds"], changes.get(task["id"], {}))
+
+
+def _pending(plan: Plan, task: Task, now: datetime) -> list[datetime]:
+    """Nominal instants that have passed, of occurrences that are not due yet (all that was due is accounted for)."""
+    if task["status"] not in TASK_SCHEDULED:
+        return []
+    held = [one for one, to in plan.overrides.items() if one <= now and not to.fired and to.due_at is not None]
+    cursor = task["next_planned_for"]
+    if cursor is not None and cursor <= now:
+        passed = plan.rule.between(cursor - recurrence.TICK, now)
+        held += [one for one in passed if one not in plan.overrides]
+    return sorted(held)
+
+
+async def _store(session: Session, task: Task, values: Mapping[str, Any]) -> None:
     statement = update(scheduled_tasks).where(scheduled_tasks.c.id == task["id"])
     await session.execute(statement.values(version=task["version"] + 1, **values))
 
 
-async def _add_version(
-    session: Session, task: executions.Task, action: str, values: Mapping[str, Any], *, by: int, now: datetime
-) -> None:
-    row = (task["id"], task["version"] + 1, now, by, action, dict(values))
-    await session.execute(insert(task_versions).values(dict(zip(_VERSION, row, strict=True))))
-
-
-async def _cancel_open(session: Session, task_id: int, *, now: datetime) -> None:
-    await executions.cancel(session, await executions.open_of_tasks(session, [task_id]), now=now)
-
-
-async def specs(session: Session, task_ids: Sequence[int]) -> dict[int, TaskSpec]:
-    """The stored definitions of these tasks, in a constant number of queries."""
-    table = scheduled_tasks
-    rows = (
-        await session.execute(
-            select(table, payloads.c.body)
-            .join(payloads, payloads.c.id == table.c.payload_id)
-            .where(table.c.id.in_(task_ids))
-        )
-    ).mappings()
-    devices, groups = await targets_of(session, task_ids)
-    return {row["id"]: _spec(row, devices[row["id"]], groups[row["id"]]) for row in rows}
-
-
-async def targets_of(
-    session: Session, task_ids: Sequence[int]
-) -> tuple[dict[int, tuple[int, ...]], dict[int, tuple[int, ...]]]:
-    """Device ids and group ids that these tasks name, ascending."""
-    found: list[dict[int, tuple[int, ...]]] = []
-    for table, column in ((task_target_devices, "device_id"), (task_target_groups, "group_id")):
-        named: dict[int, tuple[int, ...]] = dict.fromkeys(task_ids, ())
-        query = select(table.c.task_id, table.c[column]).where(table.c.task_id.in_(task_ids)).order_by(table.c[column])
-        for task_id, target_id in await session.execute(query):
-            named[task_id] += (target_id,)
-        found.append(named)
-    return found[0], found[1]
-
-
-def _spec(row: Mapping[Any, Any], device_ids: tuple[int, ...], group_ids: tuple[int, ...]) -> TaskSpec:
-    return TaskSpec(
-        task_name=row["task_name"],
-        task_type=row["task_type"],
-        scheduled_time=row["scheduled_time"],
-        recurrence_type=row["recurrence_type"],
-        recurrence_config=json.loads(row["recurrence_config"]) if row["recurrence_config"] else None,
-        timezone=row["timezone"],
-        device_ids=device_ids,
-        group_ids=group_ids,
-        payload=row["body"],
-        misfire_grace_seconds=row["misfire_grace_seconds"],
-        catch_up=row["catch_up"],
-        max_instances=row["max_instances"],
-        offline_policy=row["offline_policy"],
-        offline_deadline_seconds=row["offline_deadline_seconds"],
-        lost_after_seconds=row["lost_after_seconds"],
-        pause_on_failure=row["pause_on_failure"],
-        labels=row["labels"],
-    )
+async def _cancel_open(session: Session, server: Server, task_id: int, *, now: datetime) -> None:
+    await executions.cancel(session, server, await executions.open_of_tasks(session, [task_id]), now=now)

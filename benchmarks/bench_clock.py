@@ -92,10 +92,15 @@ async def burst(database: Database, count: int, offset: int) -> tuple[dict[str, 
     async with database.write() as session:
         await session.execute(
             text(
-                "UPDATE scheduled_tasks SET next_execution = :at, next_planned_for = :at"
-                " WHERE id > :low AND id <= :high"
+                "UPDATE scheduled_tasks SET next_execution = :at, next_planned_for = :at, scheduled_time = :at,"
+                " recurrence_type = 'interval', recurrence_config = :config WHERE id > :low AND id <= :high"
             ),
-            {"at": to_microseconds(due_at), "low": offset, "high": offset + count},
+            {
+                "at": to_microseconds(due_at),
+                "low": offset,
+                "high": offset + count,
+                "config": '{"every_seconds":86400,"type":"interval"}',
+            },
         )
     clock = MeasuredClock(database, SystemClock(), Hints(), Server("bench"))
     clock.commits = []

@@ -68,6 +68,26 @@ MATRIX: dict[tuple[str, str], tuple[object, ...]] = {
     ("GET", "/api/schedule/executions/{execution_id}"): READ,
     ("POST", "/api/schedule/executions/{execution_id}/cancel"): MANAGE,
     ("POST", "/api/schedule/tasks/{task_id}/cancel"): MANAGE,
+    ("POST", "/api/schedule/tasks/bulk"): OPERATOR,
+    ("POST", "/api/schedule/tasks/import"): (422, 422, 422, 403, 401),
+    ("POST", "/api/schedule/tasks/{task_id}/duplicate"): (IN, IN, 404, 403, 401),
+    ("GET", "/api/schedule/tasks/{task_id}/occurrences"): READ,
+    ("POST", "/api/schedule/tasks/{task_id}/occurrences/{instant}/skip"): MANAGE,
+    ("POST", "/api/schedule/tasks/{task_id}/occurrences/{instant}/move"): MANAGE,
+    ("GET", "/api/schedule/tasks/{task_id}/versions"): READ,
+    ("GET", "/api/schedule/tasks/{task_id}/explain"): READ,
+    ("GET", "/api/schedule/executions/{execution_id}/explain"): READ,
+    ("GET", "/api/schedule/forecast"): SIGNED_IN,
+    ("GET", "/api/schedule/windows"): SIGNED_IN,
+    ("POST", "/api/schedule/windows"): OPERATOR,
+    ("GET", "/api/schedule/windows/{window_id}"): SIGNED_IN,
+    ("PUT", "/api/schedule/windows/{window_id}"): (IN, 403, 403, 403, 401),
+    ("DELETE", "/api/schedule/windows/{window_id}"): (IN, 403, 403, 403, 401),
+    ("GET", "/api/schedule/blackouts"): SIGNED_IN,
+    ("POST", "/api/schedule/blackouts"): OPERATOR,
+    ("GET", "/api/schedule/blackouts/{blackout_id}"): SIGNED_IN,
+    ("PUT", "/api/schedule/blackouts/{blackout_id}"): (IN, 403, 403, 403, 401),
+    ("DELETE", "/api/schedule/blackouts/{blackout_id}"): (IN, 403, 403, 403, 401),
     ("GET", "/api/schedule/stats"): SIGNED_IN,
     ("POST", "/api/schedule/preview"): OPERATOR,
     ("GET", "/api/deployments"): SIGNED_IN,
@@ -90,6 +110,8 @@ MATRIX: dict[tuple[str, str], tuple[object, ...]] = {
 
 GOOD_PASSWORD = "another long password"
 PAYLOAD = {"command": "true"}
+WINDOW: dict[str, object] = {"name": "night", "days_of_week": [0], "start": "22:00", "end": "06:00"}
+BLACKOUT: dict[str, object] = {"name": "holidays", "dates": ["12-25"]}
 BODIES: dict[tuple[str, str], dict[str, object]] = {
     ("POST", "/api/auth/login"): {"username": "x", "password": "x"},
     ("POST", "/api/auth/password"): {"current_password": "x", "new_password": GOOD_PASSWORD},
@@ -106,6 +128,13 @@ BODIES: dict[tuple[str, str], dict[str, object]] = {
     ("POST", "/api/schedule/tasks"): {"task_name": "t", "task_type": "command", "command_payload": PAYLOAD},
     ("PUT", "/api/schedule/tasks/{task_id}"): {"labels": {}},
     ("POST", "/api/schedule/preview"): {},
+    ("POST", "/api/schedule/tasks/import"): {},
+    ("POST", "/api/schedule/tasks/bulk"): {"task_ids": [10**6], "action": "pause"},
+    ("POST", "/api/schedule/tasks/{task_id}/occurrences/{instant}/move"): {"to": "2999-01-02T02:00:00Z"},
+    ("POST", "/api/schedule/windows"): WINDOW,
+    ("PUT", "/api/schedule/windows/{window_id}"): WINDOW,
+    ("POST", "/api/schedule/blackouts"): BLACKOUT,
+    ("PUT", "/api/schedule/blackouts/{blackout_id}"): BLACKOUT,
     ("POST", "/api/deployments"): {"deployment_type": "command", "command_payload": PAYLOAD, "device_ids": [1]},
 }
 
@@ -138,10 +167,13 @@ async def test_every_caller_is_let_in_or_refused_as_the_matrix_says(api: Api) ->
     )
     started = await api.admin.post(f"/api/schedule/tasks/{task['id']}/execute")
     key = await api.admin.post("/api/activation-keys", json={})
+    window = (await api.admin.post("/api/schedule/windows", json=WINDOW | {"name": "w"})).json()
+    blackout = (await api.admin.post("/api/schedule/blackouts", json=BLACKOUT | {"name": "b"})).json()
     ids = {
         "group_id": group_id, "device_id": device_id, "user_id": other_id, "task_id": task["id"],
         "key_id": key.json()["id"],
         "execution_id": started.json()["execution_id"], "deployment_id": 1, "run_id": 1, "token_id": 10**6,
+        "instant": "2999-01-01T02:00:00Z", "window_id": window["id"], "blackout_id": blackout["id"],
     }  # fmt: skip
     callers = dict(zip(CALLERS, (api.admin, manager, stranger, viewer, api.client(None)), strict=True))
     wrong = []

@@ -34,8 +34,11 @@ OPERATORS: dict[Action, tuple[Verdict, ...]] = {
     Action.WORK_READ: (H, H, A, A, A),
     Action.WORK_CREATE: (H, H, F, A, A),
     Action.WORK_CHANGE: (H, H, F, F, A),
+    Action.CATALOGUE_READ: (H, H, A, A, A),
+    Action.CATALOGUE_CREATE: (H, H, A, A, A),
+    Action.CATALOGUE_CHANGE: (H, H, F, F, A),
 }
-READS = frozenset({Action.OWN_ACCOUNT, Action.DEVICE_READ, Action.GROUP_READ, Action.WORK_READ})
+READS = frozenset({Action.OWN_ACCOUNT, Action.DEVICE_READ, Action.GROUP_READ, Action.WORK_READ, Action.CATALOGUE_READ})
 
 
 def test_the_table_and_the_rules_name_every_action() -> None:

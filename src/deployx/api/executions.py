@@ -45,7 +45,7 @@ def shown_execution(row: Any) -> dict[str, Any]:
     return shown
 
 
-async def _found(session: Session, caller: Caller, execution_id: int, action: Action) -> Any:
+async def found_execution(session: Session, caller: Caller, execution_id: int, action: Action) -> Any:
     """The execution, if the policy lets the caller do this with it."""
     caller.require(action)
     found: dict[Permission, Any] = {}
@@ -78,7 +78,7 @@ async def list_executions(
 @router.get("/executions/{execution_id}")
 async def show_execution(execution_id: int, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     async with services.database.read() as session:
-        return shown_execution(await _found(session, caller, execution_id, Action.WORK_READ))
+        return shown_execution(await found_execution(session, caller, execution_id, Action.WORK_READ))
 
 
 @router.post("/executions/{execution_id}/cancel", status_code=202)
@@ -86,7 +86,7 @@ async def cancel_execution(execution_id: int, caller: CallerOf, services: Servic
     """Ask for the end of an execution; devices confirm what they stopped."""
 
     async def cancel(session: Session, now: datetime) -> dict[str, Any]:
-        row = await _found(session, caller, execution_id, Action.WORK_CHANGE)
+        row = await found_execution(session, caller, execution_id, Action.WORK_CHANGE)
         if row.completed_time is not None:
             raise Conflict(f"Execution {execution_id} has ended ({row.status}): there is nothing to cancel.")
         await executions.cancel(session, services.server, [execution_id], now=now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -12,16 +13,17 @@ from sqlalchemy import select
 from deployx.api import etags, paging
 from deployx.api.context import Caller, CallerOf, ServicesOf
 from deployx.api.devices import found_device
-from deployx.api.fields import Body, Description, Name
+from deployx.api.fields import Body, Description, IdList, Name
 from deployx.api.paging import Page
 from deployx.db.database import Session
 from deployx.db.schema import groups as table
-from deployx.errors import NotFound
+from deployx.errors import Invalid, NotFound
 from deployx.fleet import groups
 from deployx.people import audit, users
 from deployx.people.grants import Permission, on_groups
 from deployx.people.policy import Action, Thing
 from deployx.timing.instants import format_instant
+from deployx.work import calendars, catalogue
 
 router = APIRouter(prefix="/api/groups", tags=["fleet"])
 
@@ -29,6 +31,8 @@ router = APIRouter(prefix="/api/groups", tags=["fleet"])
 class GroupBody(Body):
     name: Name
     description: Description = ""
+    window_ids: Annotated[IdList, Field(max_length=100)] | None = None
+    blackout_ids: Annotated[IdList, Field(max_length=100)] | None = None
 
 
 class GrantBody(Body):
@@ -49,19 +53,43 @@ async def found_group(session: Session, caller: Caller, group_id: int, action: A
     return row
 
 
-def _shown(row: Any, devices: int) -> dict[str, Any]:
-    return {
-        "id": row.id,
-        "name": row.name,
-        "description": row.description,
-        "device_count": devices,
-        "created_at": format_instant(row.created_at),
-    }
+async def _shown(session: Session, rows: Sequence[Any]) -> list[dict[str, Any]]:
+    ids = [row.id for row in rows]
+    counts = await groups.device_counts(session, ids)
+    opened, closed = await calendars.ids_of(session, calendars.GROUPS, ids)
+    return [
+        {
+            "id": row.id,
+            "name": row.name,
+            "description": row.description,
+            "device_count": counts[row.id],
+            "window_ids": list(opened[row.id]),
+            "blackout_ids": list(closed[row.id]),
+            "created_at": format_instant(row.created_at),
+        }
+        for row in rows
+    ]
 
 
 async def _show(session: Session, group_id: int) -> dict[str, Any]:
     row = (await session.execute(select(table).where(table.c.id == group_id))).one()
-    return _shown(row, (await groups.device_counts(session, [group_id]))[group_id])
+    (shown,) = await _shown(session, [row])
+    return shown
+
+
+async def _attach(session: Session, group_id: int, body: GroupBody, now: datetime) -> None:
+    """Set the group's windows and blackouts; a list that the body leaves out stays as it is."""
+    if body.window_ids is None and body.blackout_ids is None:
+        return
+    problems = await catalogue.check(session, body.window_ids or (), body.blackout_ids or ())
+    if problems:
+        raise Invalid(problems)
+    opened, closed = await calendars.ids_of(session, calendars.GROUPS, [group_id])
+    window_ids = opened[group_id] if body.window_ids is None else body.window_ids
+    blackout_ids = closed[group_id] if body.blackout_ids is None else body.blackout_ids
+    links = [(group_id, window_ids, blackout_ids)]
+    await calendars.attach(session, calendars.GROUPS, links, replace=True)
+    await calendars.look_again_at_runs(session, now=now)
 
 
 @router.get("")
@@ -70,8 +98,7 @@ async def list_groups(caller: CallerOf, services: ServicesOf, page: Annotated[Fi
     async with services.database.read() as session:
         query = groups.listed(caller.principal, search=page.search)
         rows, envelope = await paging.rows_of(session, query, page, table.c.id)
-        counts = await groups.device_counts(session, [row.id for row in rows])
-    return {"items": [_shown(row, counts[row.id]) for row in rows], **envelope}
+        return {"items": await _shown(session, rows), **envelope}
 
 
 @router.post("", status_code=201)
@@ -80,6 +107,7 @@ async def create_group(body: GroupBody, caller: CallerOf, response: Response) ->
 
     async def create(session: Session, now: datetime) -> dict[str, Any]:
         group_id = await groups.create(session, body.name, body.description, now=now)
+        await _attach(session, group_id, body, now)
         shown = await _show(session, group_id)
         await audit.record(session, caller.principal, "create", "group", group_id, now=now, after=shown)
         return shown
@@ -106,6 +134,7 @@ async def change_group(
         etags.require(if_match, row.version)
         before = await _show(session, group_id)
         await groups.change(session, group_id, body.name, body.description)
+        await _attach(session, group_id, body, now)
         after = await _show(session, group_id)
         await audit.record(session, caller.principal, "update", "group", group_id, now=now, before=before, after=after)
         etags.put(response, row.version + 1)

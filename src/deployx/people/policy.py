@@ -28,6 +28,9 @@ class Action(StrEnum):
     WORK_READ = "see the work"
     WORK_CREATE = "create work"
     WORK_CHANGE = "change, run or delete the work"
+    CATALOGUE_READ = "see the catalogue"
+    CATALOGUE_CREATE = "add to the catalogue"
+    CATALOGUE_CHANGE = "change what another made"
 
 
 class Verdict(StrEnum):
@@ -77,6 +80,9 @@ RULES: Mapping[Action, _Rule] = {
     Action.WORK_READ: _Rule(_ALL),
     Action.WORK_CREATE: _Rule(_OPERATOR, Permission.RUN),
     Action.WORK_CHANGE: _Rule(_OPERATOR, Permission.MANAGE),
+    Action.CATALOGUE_READ: _Rule(_ALL),
+    Action.CATALOGUE_CREATE: _Rule(_OPERATOR),
+    Action.CATALOGUE_CHANGE: _Rule(_OPERATOR, Permission.MANAGE),
 }
 
 

@@ -30,6 +30,8 @@ from deployx.timing.rules import (
 from deployx.timing.zones import ZoneError, find_zone
 
 __all__ = [
+    "LAST_INSTANT",
+    "TICK",
     "After",
     "Custom",
     "Daily",

@@ -143,11 +143,16 @@ async def ids_of(
 async def changed(session: Session, owner: Owner, column: str, identity: int, *, now: datetime) -> None:
     """A window or blackout was changed: what waits for it is looked at again."""
     if owner is GROUPS:
-        await session.execute(
-            text("UPDATE device_runs SET opens_at = :now WHERE status = 'waiting' AND opens_at IS NOT NULL"),
-            {"now": moment_parameter(session, now)},
-        )
+        await look_again_at_runs(session, now=now)
         return
     table = owner.windows if column == "window_id" else owner.blackouts
     rows = await session.execute(select(table.c.task_id).where(table.c[column] == identity))
     await alarms.of_waiting(session, list(rows.scalars()), now=now)
+
+
+async def look_again_at_runs(session: Session, *, now: datetime) -> None:
+    """Device runs that wait for a window of their groups are to be looked at now."""
+    await session.execute(
+        text("UPDATE device_runs SET opens_at = :now WHERE status = 'waiting' AND opens_at IS NOT NULL"),
+        {"now": moment_parameter(session, now)},
+    )

@@ -166,6 +166,14 @@ async def lock_task(session: Session, task_id: int) -> Task | None:
     return found[0] if found else None
 
 
+async def unlocked_task(session: Session, task_id: int) -> Task | None:
+    """The task as the clock sees it, for reading."""
+    rows = await session.execute(
+        text(f"{_SELECT_TASKS} WHERE t.deleted_at IS NULL AND t.id = :id").columns(**_TYPES), {"id": task_id}
+    )
+    return rows.mappings().one_or_none()
+
+
 async def _locked(session: Session, task_ids: Sequence[int]) -> list[Task]:
     statement = f"{_SELECT_TASKS} WHERE t.deleted_at IS NULL AND {any_of(session, 't.id', 'ids')} ORDER BY t.id"
     rows = await session.execute(

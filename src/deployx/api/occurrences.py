@@ -22,7 +22,7 @@ from deployx.people import audit
 from deployx.people.policy import Action
 from deployx.timing.instants import InstantError, format_instant, parse_instant
 from deployx.timing.zones import find_zone
-from deployx.work import executions, occurrences
+from deployx.work import executions, occurrences, plans
 from deployx.work.occurrences import Occurrence
 
 router = APIRouter(prefix="/api/schedule", tags=["schedule"])
@@ -61,7 +61,7 @@ async def list_occurrences(
         if task is None:
             raise NotFound
         now = await services.database.now(session)
-        plan = await occurrences.plan_of(session, task)
+        plan = await plans.plan_of(session, task)
     since = span.since or now
     until = span.until or since + SHOWN_AHEAD
     if until <= since:

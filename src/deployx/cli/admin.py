@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from deployx.errors import StartupRefused
 from deployx.people import audit, passwords, sessions, users
 from deployx.people.principal import Role
 from deployx.settings import Settings
+from deployx.work import verification
 
 
 async def create_user(settings: Settings, name: str, role: str, password: str | None) -> int:
@@ -47,6 +49,19 @@ async def reset_password(settings: Settings, name: str, password: str | None) ->
     return 0
 
 
+async def verify(settings: Settings) -> int:
+    """Compare the ledger with what was owed; answers 1 where something is missing or too much."""
+    checked, owed, wrong = 0, 0, 0
+    async with reading(settings) as database, database.read() as session:
+        async for found in verification.verify(session, now=await database.now(session)):
+            checked, owed, wrong = checked + 1, owed + found.owed, wrong + bool(found.problems)
+            for problem in found.problems:
+                print(problem)  # noqa: T201 - a command line prints
+    verdict = "every one is in the ledger once" if wrong == 0 else f"{wrong} tasks are not in order"
+    print(f"{checked} tasks, {owed} owed occurrences: {verdict}.")  # noqa: T201
+    return 1 if wrong else 0
+
+
 def _chosen(password: str | None) -> str:
     if password is None:
         return secrets.token_urlsafe(18)
@@ -57,6 +72,21 @@ def _chosen(password: str | None) -> str:
 
 def _tell(name: str, made_up: str | None) -> None:
     print(f"{name}: {made_up}" if made_up else f"{name}: done")  # noqa: T201 - a command line prints
+
+
+@asynccontextmanager
+async def reading(settings: Settings) -> AsyncIterator[Database]:
+    """The server's database for reading, also beside a running server. Raises StartupRefused where there is none."""
+    database = Database(settings.database, SystemClock())
+    file = database.url.database
+    if database.is_sqlite and not os.access(file or "", os.R_OK):
+        raise StartupRefused(f"There is no database at {file}: name the server's --data-dir or --database-url.")
+    await database.open(for_reading=True)
+    try:
+        await migrate.require_newest(database)
+        yield database
+    finally:
+        await database.close()
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from deployx import __version__, settings
-from deployx.cli import admin, agent, demo, server
+from deployx.cli import admin, agent, demo, server, simulate
 from deployx.errors import DeployXError, StartupRefused
 
 DONE, FAILED, WRONG_USAGE, NOT_PERMITTED, NOT_REACHABLE = range(5)
@@ -20,7 +20,7 @@ app = typer.Typer(
     name="deployx", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
     help="Run work on fleets of devices, on schedule or at once.",
 )  # fmt: skip
-admin_app = typer.Typer(no_args_is_help=True, help="On the server machine: users and passwords.")
+admin_app = typer.Typer(no_args_is_help=True, help="On the server machine: users, passwords, checks.")
 app.add_typer(admin_app, name="admin")
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", metavar="D", help="Where the server keeps its data.")]
@@ -95,6 +95,27 @@ def _demo(
 ) -> int:
     """Everything on this machine: a server, three agents, a group, and a task that is due in a few seconds."""
     return demo.run(once=once, port=port, data_dir=data_dir)
+
+
+@app.command("simulate")
+def _simulate(
+    since: Annotated[str, typer.Option("--from", metavar="T", help="Where to begin, like 2026-12-01T00:00:00Z.")],
+    until: Annotated[str, typer.Option("--to", metavar="T", help="Where to end.")],
+    down: Annotated[list[str] | None, typer.Option(metavar="T..T", help="The server is away then; repeatable.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> int:
+    """Run the clock on virtual time over the real definitions, and print the ledger it would write."""
+    begin, end, away = simulate.instant("--from", since), simulate.instant("--to", until), simulate.downs(down or [])
+    chosen = _settings({"data_dir": data_dir, "database_url": database_url})
+    return asyncio.run(simulate.run(chosen, begin, end, away, as_json=as_json))
+
+
+@admin_app.command("verify")
+def _verify(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> int:
+    """Recompute what was owed and compare it with the ledger; 1 where something is wrong."""
+    return asyncio.run(admin.verify(_settings({"data_dir": data_dir, "database_url": database_url})))
 
 
 @admin_app.command("create-user")

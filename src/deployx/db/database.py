@@ -44,9 +44,11 @@ class Database:
         self._writer: AsyncEngine
         self._readers: AsyncEngine
 
-    async def open(self) -> None:
+    async def open(self, *, for_reading: bool = False) -> None:
+        """Connect; a SQLite file is taken for this process alone, unless it is only `for_reading` beside a server."""
         if self.is_sqlite:
-            self._file_lock = _lock_file(Path(self.url.database or ""))
+            if not for_reading:
+                self._file_lock = _lock_file(Path(self.url.database or ""))
             self._writer = _sqlite_engine(self.url, writer=True)
             self._readers = _sqlite_engine(self.url, writer=False)
         else:

@@ -25,6 +25,18 @@ async def upgrade(database: Database) -> None:
         await session.run_sync(_upgrade)
 
 
+async def require_newest(database: Database) -> None:
+    """Raise StartupRefused unless the schema is this program's: what only reads does not migrate."""
+    async with database.read() as session:
+        heads = await session.run_sync(lambda connection: MigrationContext.configure(connection).get_current_heads())
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    if set(heads) != set(ScriptDirectory.from_config(config).get_heads()):
+        raise StartupRefused(
+            f"The database is at schema {', '.join(heads) or 'none'}, not at this version's: start the server once."
+        )
+
+
 def _upgrade(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})

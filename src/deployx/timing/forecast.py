@@ -98,7 +98,8 @@ def expected_start(one: Due, next_due: datetime | None, policy: Policy) -> datet
         case "start":
             return one.due_at
         case "delay" if policy.calendar is not None:
-            return policy.calendar.next_open(one.due_at)
+            opens_at = policy.calendar.next_open(one.due_at)
+            return None if opens_at is None or (next_due is not None and next_due <= opens_at) else opens_at
         case _:
             return None
 

@@ -151,7 +151,7 @@ def _enumerate(plan: Plan, found: Owed, now: datetime, limit: int) -> None:
             due_at = plan.due_at(planned) if override is None else override.due_at
             if (override is None and due_at is not None and due_at > now) or len(found.due) >= limit:
                 found.next_planned = planned
-                return
+                break
             if override is not None and (override.fired or (due_at is not None and due_at > now)):
                 hole = True
                 if override.fired:
@@ -161,7 +161,8 @@ def _enumerate(plan: Plan, found: Owed, now: datetime, limit: int) -> None:
                 found.used.append(planned)
             found.due.append(Due(planned, due_at or planned, skipped_by_hand=due_at is None, after_hole=hole))
             hole = override is not None and due_at is not None
-        found.next_planned = plan.rule.next_after(now)
+        else:
+            found.next_planned = plan.rule.next_after(now)
     for planned, override in sorted(plan.overrides.items()):
         ahead = found.next_planned is not None and planned >= found.next_planned and not override.fired
         if ahead and override.due_at is not None and override.due_at <= now:

@@ -208,7 +208,8 @@ class _Judge:
         if self._policy.outside is Outside.SKIP:
             return OUTSIDE_WINDOW
         opens_at = self._calendar.next_open(moment)
-        if opens_at is None or (next_due is not None and next_due <= opens_at):
+        overtaken = next_due is not None and next_due <= self._now
+        if opens_at is None or (overtaken and next_due is not None and next_due <= opens_at):
             return OUTSIDE_WINDOW
         return opens_at
 

@@ -75,6 +75,8 @@ def take_turns(
             (turns.queued if waits_for == "queued" else turns.delayed).append(one)
         if outcome is not None:
             turns.changed.append(Turn(one.id, outcome))
+    turns.changed += [Turn(older.id, OUTSIDE_WINDOW) for older in turns.delayed[:-1]]  # the newest waits for it
+    turns.delayed = turns.delayed[-1:]
     return turns
 
 

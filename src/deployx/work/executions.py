@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import RowMapping, select, text
+from sqlalchemy import select, text
 
 from deployx.clock import ClockSteps
 from deployx.db.bulk import (
@@ -36,16 +36,15 @@ from deployx.timing.policy import (
     Decision,
     Ending,
     Entry,
-    Outside,
-    Overlap,
     Policy,
     decide,
 )  # fmt: skip
 from deployx.timing.turns import Turn, Turns, Waiting, take_turns
 from deployx.timing.windows import Calendar
 from deployx.timing.words import reason_in_words
-from deployx.work import alarms, calendars, dependencies, deployments, overrides, settling, versions
+from deployx.work import alarms, calendars, dependencies, deployments, overrides, plans, settling, versions
 from deployx.work.deployments import Ended, Sending
+from deployx.work.plans import Task
 
 FRESH = timedelta(seconds=300)
 """Tasks due within this are claimed before older backlog, so that what can still run is not kept waiting."""
@@ -81,8 +80,6 @@ _TYPES = {
         "last_result", "created_at", "counted_from",
     )
 }  # fmt: skip
-
-Task = RowMapping | dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +221,7 @@ class _Outcome:
     events_used: list[int] = field(default_factory=list)
     refusal: str | None = None
     is_resumed: bool = False
+    passed_overrides: list[datetime] = field(default_factory=list)
 
     @property
     def starting(self) -> list[Entry]:
@@ -280,7 +278,8 @@ async def _account(session: Session, server: Server, tasks: Sequence[Task], *, n
 
 async def _surroundings(session: Session, tasks: Sequence[Task]) -> _Surroundings:
     waiting_ids = [task["id"] for task in tasks if task["waiting"]]
-    busy_ids = [task["id"] for task in tasks if task["status"] == TaskStatus.RUNNING or task["waiting"]]
+    may_run = (TaskStatus.RUNNING, TaskStatus.PAUSED)
+    busy_ids = [task["id"] for task in tasks if task["status"] in may_run or task["waiting"]]
     restricted_ids = [task["id"] for task in tasks if task["restricted"]]
     overridden_ids = [task["id"] for task in tasks if task["overridden"]]
     after_ids = [task["id"] for task in tasks if task["recurrence_type"] == "after"]
@@ -307,31 +306,15 @@ async def _waiting_of(session: Session, task_ids: Sequence[int]) -> dict[int, li
     return found
 
 
-def rule_of(task: Task) -> recurrence.Recurrence:
-    return recurrence.load(
-        task["recurrence_type"], task["recurrence_config"], task["scheduled_time"], task["timezone"],
-        task["last_planned_for"],
-    )  # fmt: skip
-
-
-def policy_of(task: Task, calendar: Calendar | None, steps: ClockSteps | None = None) -> Policy:
-    return Policy(
-        grace=timedelta(seconds=task["misfire_grace_seconds"]),
-        catch_up=CatchUp(task["catch_up"]),
-        overlap=Overlap(task["overlap_policy"]),
-        max_instances=task["max_instances"],
-        outside=Outside(task["outside_window"]),
-        calendar=calendar,
-        stepped_over=steps.stepped_over if steps else (),
-    )
-
-
 def _look(task: Task, around: _Surroundings, server: Server, now: datetime) -> _Outcome:
     """Enumerate what the task owes up to now and let the policy decide each instant. Pure."""
     task_id = task["id"]
-    rule = rule_of(task)
-    policy = policy_of(task, around.calendars.get(task_id), server.steps)
-    plan = Plan(rule, task_id, task["jitter_seconds"], around.overrides.get(task_id, {}))
+    rule = plans.rule_of(task)
+    policy = plans.policy_of(task, around.calendars.get(task_id), server.steps)
+    changes = around.overrides.get(task_id, {})
+    passed = overrides.passed_in_pause(changes, task["resumed_at"]) if "resumed_at" in task else []
+    changes = {planned_for: change for planned_for, change in changes.items() if planned_for not in passed}
+    plan = Plan(rule, task_id, task["jitter_seconds"], changes)
     certain = policy.calendar is None and not policy.stepped_over
     is_active = task["status"] in (TaskStatus.PENDING, TaskStatus.RUNNING)
     found = Owed()
@@ -355,6 +338,7 @@ def _look(task: Task, around: _Surroundings, server: Server, now: datetime) -> _
         old=found.old,
     )  # fmt: skip
     outcome = _Outcome(task, found, decision, turns, running, next_at=found.following, events_used=events_used)
+    outcome.passed_overrides = passed
     outcome.alarm_at = _alarm(outcome, policy, now)
     return outcome
 
@@ -374,7 +358,7 @@ def _resumed(task: Task, around: _Surroundings, now: datetime) -> Task | None:
     """The task as it goes on after a pause that has run out; None where none has."""
     if task["status"] != TaskStatus.PAUSED or task["paused_until"] is None or task["paused_until"] > now:
         return None
-    first = rule_of(task).next_after(task["paused_until"])
+    first = plans.rule_of(task).next_after(task["paused_until"])
     status = TaskStatus.RUNNING if around.running.get(task["id"]) else TaskStatus.PENDING
     return dict(task) | {
         "status": status.value, "version": task["version"] + 1, "next_planned_for": first,
@@ -390,6 +374,8 @@ async def _resume(session: Session, outcomes: Sequence[_Outcome], *, resumed_at:
         task = one.task
         at = task["resumed_at"]
         await versions.add_move(session, task["id"], task["version"], "resume", "pending", by=None, at=at)
+        if task["overridden"]:
+            await overrides.remove(session, task["id"], one.passed_overrides)
 
 
 # -- writing ----------------------------------------------------------------------------------------------------
@@ -595,11 +581,15 @@ async def _tidy(session: Session, outcomes: Sequence[_Outcome]) -> None:
 async def _hold(session: Session, outcomes: Sequence[_Outcome], *, now: datetime) -> None:
     """Pause tasks whose execution could not start, where their definition says so."""
     for one in outcomes:
-        if one.task["pause_on_failure"] and one.has_more:
-            await _pause(session, one.task["id"], now=now)
+        task = await lock_task(session, one.task["id"])
+        if task is not None and task["pause_on_failure"] and one.has_more:
+            await _pause(session, task, now=now)
 
 
-async def _pause(session: Session, task_id: int, *, now: datetime) -> None:
+async def _pause(session: Session, task: Task, *, now: datetime) -> None:
+    """Pause a locked task, of which all that was due is accounted for."""
+    task_id = task["id"]
+    await plans.close_pending(session, task, TaskStatus.PAUSED, now=now)
     version = scheduled_tasks.c.version + 1
     moved = await session.execute(
         scheduled_tasks.update()
@@ -613,7 +603,6 @@ async def _pause(session: Session, task_id: int, *, now: datetime) -> None:
     new_version = moved.scalar_one_or_none()
     if new_version is not None:
         await versions.add_move(session, task_id, new_version, "pause", "paused", by=None, at=now)
-        await dependencies.forget_of_tasks(session, [task_id])
 
 
 def owner_of(task: Task) -> Owner:
@@ -689,10 +678,12 @@ async def settle_deployments(
 async def settle(session: Session, server: Server, ended: Sequence[Ended], *, now: datetime) -> None:
     """End the executions behind ended deployments; a task to be paused for it first gets what it owes till now."""
     for task_id in await settling.settle(session, ended, now=now):
-        await account_for(session, server, [task_id], now=now)
         task = await lock_task(session, task_id)
+        if task is not None and task["next_execution"] is not None and task["next_execution"] <= now:
+            await account_for(session, server, [task_id], now=now)
+            task = await lock_task(session, task_id)
         if task is not None and (task["next_execution"] or task["waiting"] or task["recurrence_type"] == "after"):
-            await _pause(session, task_id, now=now)
+            await _pause(session, task, now=now)
 
 
 async def cancel(session: Session, server: Server, execution_ids: Sequence[int], *, now: datetime) -> list[int]:

@@ -27,8 +27,8 @@ from deployx.timing.owed import Due
 from deployx.timing.policy import Policy
 from deployx.timing.windows import Calendar
 from deployx.timing.words import reason_in_words
-from deployx.work import calendars, executions, occurrences
-from deployx.work.executions import Task
+from deployx.work import calendars, executions, plans
+from deployx.work.plans import Task
 
 LATEST = 5
 LONG_RUNNING = timedelta(hours=1)
@@ -159,9 +159,9 @@ async def _next(session: Session, task: Task, calendar: Calendar | None, now: da
         return [Reason("due", "An occurrence is due now: the clock starts it within a second.", following)]
     reasons = [Reason("not_due", f"It is not due before {format_instant(following)}.", following, task["status"])]
     if calendar is not None:
-        policy = executions.policy_of(task, calendar)
+        policy = plans.policy_of(task, calendar)
         reasons += _window(following, calendar, policy)
-    plan = await occurrences.plan_of(session, task)
+    plan = await plans.plan_of(session, task)
     for planned_for, change in sorted(plan.overrides.items())[:LATEST]:
         if change.due_at is None:
             reasons.append(

@@ -22,7 +22,7 @@ from deployx.db.schema import (
 from deployx.people.principal import Principal
 from deployx.timing.forecast import Planned
 from deployx.timing.owed import Plan
-from deployx.work import calendars, executions, history, overrides
+from deployx.work import calendars, history, overrides, plans
 
 TASKS_AT_ONCE = 5_000
 
@@ -65,8 +65,8 @@ async def _add(session: Session, known: Known, rows: Sequence[Any]) -> None:
         cursor: datetime | None = row["next_planned_for"]
         if cursor is None:
             continue
-        plan = Plan(executions.rule_of(row), task_id, row["jitter_seconds"], changes.get(task_id, {}))
-        policy = executions.policy_of(row, opened.get(task_id))
+        plan = Plan(plans.rule_of(row), task_id, row["jitter_seconds"], changes.get(task_id, {}))
+        policy = plans.policy_of(row, opened.get(task_id))
         known.planned.append(Planned(task_id, plan, policy, cursor, tuple(sorted(reached.get(task_id, ())))))
 
 

@@ -13,8 +13,9 @@ from deployx.lifecycle import TASK_SCHEDULED
 from deployx.timing.instants import format_instant
 from deployx.timing.owed import Override, Plan
 from deployx.timing.recurrence import TICK
-from deployx.work import alarms, executions, overrides, tasks
-from deployx.work.executions import Server, Task
+from deployx.work import alarms, overrides, plans, tasks
+from deployx.work.executions import Server
+from deployx.work.plans import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +25,6 @@ class Occurrence:
     planned_for: datetime
     due_at: datetime | None
     is_moved: bool
-
-
-async def plan_of(session: Session, task: Task) -> Plan:
-    """The task's rule with its jitter and the changes made by hand."""
-    changes = (await overrides.of(session, [task["id"]])).get(task["id"], {}) if task["overridden"] else {}
-    return Plan(executions.rule_of(task), task["id"], task["jitter_seconds"], changes)
 
 
 def planned(plan: Plan, task: Task, since: datetime, until: datetime, limit: int) -> list[Occurrence]:
@@ -97,7 +92,7 @@ async def _changeable(
     shown = format_instant(planned_for)
     if task["status"] not in TASK_SCHEDULED:
         raise Conflict(f"Task {task_id} is {task['status']}: it has no planned occurrences. Resume it first.")
-    plan = await plan_of(session, task)
+    plan = await plans.plan_of(session, task)
     change = plan.overrides.get(planned_for)
     if change is not None and _is_pending(change, planned_for, now):
         return task, plan

@@ -22,6 +22,15 @@ async def of(session: Session, task_ids: Sequence[int]) -> dict[int, Mapping[dat
     return dict(found)
 
 
+def passed_in_pause(changes: Mapping[datetime, Override], resumed_at: datetime) -> list[datetime]:
+    """Changes for the time of a pause: nothing was owed then. One moved into it from later is undone. Pure."""
+    return [
+        planned_for
+        for planned_for, change in changes.items()
+        if planned_for <= resumed_at or (change.due_at is not None and change.due_at <= resumed_at and not change.fired)
+    ]
+
+
 async def put(
     session: Session, task_id: int, planned_for: datetime, due_at: datetime | None, *, by: int | None, now: datetime
 ) -> None:

@@ -16,7 +16,6 @@ from deployx.db.bulk import allocate_ids, insert_rows
 from deployx.db.database import Session
 from deployx.db.schema import (
     payloads,
-    scheduled_task_executions,
     scheduled_tasks,
     task_target_devices,
     task_target_groups,
@@ -29,8 +28,9 @@ from deployx.timing.instants import format_instant
 from deployx.timing.jitter import delay
 from deployx.timing.owed import Plan
 from deployx.timing.recurrence import MOST_OCCURRENCES, After, Recurrence
-from deployx.work import alarms, dependencies, executions, overrides, specs, versions
-from deployx.work.executions import Server, Task
+from deployx.work import alarms, dependencies, executions, overrides, plans, specs, versions
+from deployx.work.executions import Server
+from deployx.work.plans import Task
 from deployx.work.specs import Counted, TaskSpec
 from deployx.work.versions import Version
 
@@ -104,7 +104,7 @@ async def change(
     if moved in TASK_SCHEDULED:
         await _carry_over(session, task, after, rule, now=now)
     else:
-        await _close_pending(session, task, moved, now=now)
+        await plans.close_pending(session, task, moved, now=now)
     values = specs.row_values(after, rule, now) | {
         "counted_from": counted.counted_from, "planned_before": counted.planned_before,
     }  # fmt: skip
@@ -144,7 +144,7 @@ async def pause(
         await session.execute(update(scheduled_tasks).where(scheduled_tasks.c.id == task_id).values(values))
     else:
         moved = _moved(task, TaskStatus.PAUSED, None, None)
-        await _close_pending(session, task, moved, now=now)
+        await plans.close_pending(session, task, moved, now=now)
         await _store(session, task, values | {"status": moved.value, "next_planned_for": None, "next_execution": None})
         await versions.add_move(session, task_id, task["version"] + 1, "pause", moved, by=by, at=now)
     await alarms.add(session, [] if until is None else [(task_id, until)])
@@ -155,7 +155,7 @@ async def resume(session: Session, server: Server, task_id: int, *, by: int, now
     task = await locked(session, server, task_id, now=now)
     if task["status"] in TASK_SCHEDULED:
         return
-    rule = executions.rule_of(task)
+    rule = plans.rule_of(task)
     first = rule.next_after(now)
     moved = _moved(task, TaskStatus.PENDING, first, rule)
     if await executions.running_of(session, task_id):
@@ -164,7 +164,8 @@ async def resume(session: Session, server: Server, task_id: int, *, by: int, now
     values = {"status": moved.value, "next_planned_for": first, "next_execution": due_at, "paused_reason": None}
     await _store(session, task, values | {"updated_at": now, "paused_until": None})
     await versions.add_move(session, task_id, task["version"] + 1, "resume", moved, by=by, at=now)
-    await _drop_passed_overrides(session, task_id, now=now)
+    changes = (await overrides.of(session, [task_id])).get(task_id, {})
+    await overrides.remove(session, task_id, overrides.passed_in_pause(changes, now))
     await alarms.add(session, [(task_id, now)])
 
 
@@ -174,7 +175,7 @@ async def cancel(session: Session, server: Server, task_id: int, *, by: int, now
     if task["status"] == TaskStatus.CANCELLED:
         return
     moved = _moved(task, TaskStatus.CANCELLED, None, None)
-    await _close_pending(session, task, moved, now=now)
+    await plans.close_pending(session, task, moved, now=now)
     values = {"status": moved.value, "next_planned_for": None, "next_execution": None, "updated_at": now}
     await _store(session, task, values | {"paused_until": None})
     await versions.add_move(session, task_id, task["version"] + 1, "cancel", moved, by=by, at=now)
@@ -202,7 +203,7 @@ async def remove(
     moved = TaskStatus(task["status"])
     if moved in TASK_SCHEDULED or moved == TaskStatus.PAUSED:
         moved = TaskStatus.CANCELLED
-    await _close_pending(session, task, moved, now=now)
+    await plans.close_pending(session, task, moved, now=now)
     values = {"next_planned_for": None, "next_execution": None, "deleted_at": now, "status": moved.value}
     await _store(session, task, values)
     await versions.add_move(session, task_id, task["version"] + 1, "delete", moved, by=by, at=now)
@@ -281,7 +282,7 @@ def _counted(task: Task, before: TaskSpec, after: TaskSpec, now: datetime) -> Co
     same = ("recurrence_type", "recurrence_config", "timezone", "scheduled_time")
     if all(getattr(before, name) == getattr(after, name) for name in same):
         return counted
-    rule = executions.rule_of(task)
+    rule = plans.rule_of(task)
     planned = sum(1 for _ in islice(rule.between(counted.counted_from, now), MOST_OCCURRENCES))
     return Counted(now, min(counted.planned_before + planned, MOST_OCCURRENCES))
 
@@ -305,56 +306,13 @@ async def _carry_over(session: Session, task: Task, after: TaskSpec, rule: Recur
 
     Changes of single occurrences stay where the new definition has those too.
     """
-    plan = await _plan(session, task)
-    for planned in _pending(plan, task, now):
+    plan = await plans.plan_of(session, task)
+    for planned in plans.pending(plan, task, now):
         if planned not in plan.overrides:
             await overrides.put(session, task["id"], planned, plan.due_at(planned), by=None, now=now)
     tick = recurrence.TICK
     stale = [one for one in plan.overrides if one > now and rule.next_after(one - tick) != one]
     await overrides.remove(session, task["id"], stale)
-
-
-async def _close_pending(session: Session, task: Task, moved: TaskStatus, *, now: datetime) -> None:
-    """Occurrences whose nominal instant has passed, but that jitter or a move by hand holds back, end here."""
-    plan = await _plan(session, task)
-    ending = ("skipped", "paused") if moved == TaskStatus.PAUSED else ("cancelled", None)
-    pending = _pending(plan, task, now)
-    columns = (
-        "task_id", "task_version", "trigger", "planned_for", "due_at", "status", "reason", "completed_time",
-    )  # fmt: skip
-    rows = []
-    for planned in pending:
-        override = plan.overrides.get(planned)
-        due_at = plan.due_at(planned) if override is None else override.due_at
-        rows.append((task["id"], task["version"], "schedule", planned, due_at, *ending, now))
-    await insert_rows(session, scheduled_task_executions, columns, rows)
-    if plan.overrides:
-        await overrides.remove(session, task["id"], [one for one in plan.overrides if one <= now])
-    await dependencies.forget_of_tasks(session, [task["id"]])
-
-
-async def _drop_passed_overrides(session: Session, task_id: int, *, now: datetime) -> None:
-    """What was changed by hand for the time of the pause: nothing was owed then. A move that has passed is undone."""
-    found = (await overrides.of(session, [task_id])).get(task_id, {})
-    passed = [one for one, to in found.items() if one <= now or (to.due_at is not None and to.due_at <= now)]
-    await overrides.remove(session, task_id, [one for one in passed if not (found[one].fired and one > now)])
-
-
-async def _plan(session: Session, task: Task) -> Plan:
-    changes = await overrides.of(session, [task["id"]]) if task["overridden"] else {}
-    return Plan(executions.rule_of(task), task["id"], task["jitter_seconds"], changes.get(task["id"], {}))
-
-
-def _pending(plan: Plan, task: Task, now: datetime) -> list[datetime]:
-    """Nominal instants that have passed, of occurrences that are not due yet (all that was due is accounted for)."""
-    if task["status"] not in TASK_SCHEDULED:
-        return []
-    held = [one for one, to in plan.overrides.items() if one <= now and not to.fired and to.due_at is not None]
-    cursor = task["next_planned_for"]
-    if cursor is not None and cursor <= now:
-        passed = plan.rule.between(cursor - recurrence.TICK, now)
-        held += [one for one in passed if one not in plan.overrides]
-    return sorted(held)
 
 
 async def _store(session: Session, task: Task, values: Mapping[str, Any]) -> None:

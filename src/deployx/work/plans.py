@@ -1,0 +1,76 @@
+"""What a stored task plans: its rule and policy as values, and the occurrences that are held back for later."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import RowMapping
+
+from deployx.clock import ClockSteps
+from deployx.db.bulk import insert_rows
+from deployx.db.database import Session
+from deployx.db.schema import scheduled_task_executions
+from deployx.lifecycle import TASK_SCHEDULED, TaskStatus
+from deployx.timing import recurrence
+from deployx.timing.owed import Plan
+from deployx.timing.policy import CatchUp, Outside, Overlap, Policy
+from deployx.timing.windows import Calendar
+from deployx.work import dependencies, overrides
+
+Task = RowMapping | dict[str, Any]
+"""A row of `scheduled_tasks`, with what the clock needs of its owner."""
+
+
+def rule_of(task: Task) -> recurrence.Recurrence:
+    return recurrence.load(
+        task["recurrence_type"], task["recurrence_config"], task["scheduled_time"], task["timezone"],
+        task["last_planned_for"],
+    )  # fmt: skip
+
+
+def policy_of(task: Task, calendar: Calendar | None, steps: ClockSteps | None = None) -> Policy:
+    return Policy(
+        grace=timedelta(seconds=task["misfire_grace_seconds"]),
+        catch_up=CatchUp(task["catch_up"]),
+        overlap=Overlap(task["overlap_policy"]),
+        max_instances=task["max_instances"],
+        outside=Outside(task["outside_window"]),
+        calendar=calendar,
+        stepped_over=steps.stepped_over if steps else (),
+    )
+
+
+async def plan_of(session: Session, task: Task) -> Plan:
+    changes = await overrides.of(session, [task["id"]]) if task["overridden"] else {}
+    return Plan(rule_of(task), task["id"], task["jitter_seconds"], changes.get(task["id"], {}))
+
+
+def pending(plan: Plan, task: Task, now: datetime) -> list[datetime]:
+    """Nominal instants that have passed, of occurrences that are not due yet (all that was due is accounted for)."""
+    if task["status"] not in TASK_SCHEDULED:
+        return []
+    held = [one for one, to in plan.overrides.items() if one <= now and not to.fired and to.due_at is not None]
+    cursor = task["next_planned_for"]
+    if cursor is not None and cursor <= now:
+        passed = plan.rule.between(cursor - recurrence.TICK, now)
+        held += [one for one in passed if one not in plan.overrides]
+    return sorted(held)
+
+
+async def close_pending(session: Session, task: Task, moved: TaskStatus, *, now: datetime) -> None:
+    """Occurrences whose nominal instant has passed, but that jitter or a move by hand holds back, end here."""
+    plan = await plan_of(session, task)
+    ending = ("skipped", "paused") if moved == TaskStatus.PAUSED else ("cancelled", None)
+    columns = (
+        "task_id", "task_version", "trigger", "planned_for", "due_at", "status", "reason", "completed_time",
+    )  # fmt: skip
+    rows = []
+    for planned in pending(plan, task, now):
+        override = plan.overrides.get(planned)
+        due_at = plan.due_at(planned) if override is None else override.due_at
+        rows.append((task["id"], task["version"], "schedule", planned, due_at, *ending, now))
+    await insert_rows(session, scheduled_task_executions, columns, rows)
+    if plan.overrides:
+        await overrides.remove(session, task["id"], [one for one in plan.overrides if one <= now])
+    await dependencies.forget_of_tasks(session, [task["id"]])

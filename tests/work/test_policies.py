@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 
 from deployx.clock import ManualClock
 from deployx.db.database import Database
@@ -359,6 +359,29 @@ async def test_a_chain_goes_on_from_an_execution_that_could_not_start(spine: Spi
     await spine.fire(NOW + MINUTE)
     await spine.fire(NOW + MINUTE)
     assert await started(spine, last) == 1
+
+
+# -- after a long outage ------------------------------------------------------------------------------------------
+
+
+async def test_a_long_outage_is_accounted_for_whole_and_the_newest_occurrence_starts(spine: Spine) -> None:
+    ids = [await spine.every_minute() for _ in range(20)]
+    at = NOW + 10_000 * MINUTE + timedelta(seconds=30)
+    while await spine.fire(at):
+        pass
+    async with spine.database.read() as session:
+        table = scheduled_task_executions
+        written = await session.execute(
+            select(table.c.task_id, func.sum(table.c.occurrences), func.count())
+            .group_by(table.c.task_id)
+            .order_by(table.c.task_id)
+        )
+        assert [tuple(row) for row in written] == [(task_id, 10_000, 6) for task_id in ids]
+        for task_id in ids[:2]:
+            found = await verification.verify_task(session, task_id, now=at + HOUR / 12)
+            assert (found.problems, found.owed) == ([], 9999)
+    newest = (await spine.ledger(ids[0]))[-1]
+    assert newest == (NOW + 10_000 * MINUTE, "catch_up", "running", None)
 
 
 # -- the server's clock -----------------------------------------------------------------------------------------

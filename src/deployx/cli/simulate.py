@@ -55,7 +55,7 @@ async def run(settings: Settings, since: datetime, until: datetime, away: Sequen
         async with reading(settings) as database:
             async for row in simulate(database, Path(folder), since, until, away):
                 rows, occurrences = rows + 1, occurrences + row["occurrences"]
-                print(json.dumps(_shown(row)) if as_json else _line(row))  # noqa: T201 - a command line prints
+                print(json.dumps(_shown(row)) if as_json else line(row))  # noqa: T201 - a command line prints
     if not as_json:
         print(f"{occurrences} occurrences in {rows} rows; each execution is taken to succeed at once.")  # noqa: T201
     return 0
@@ -67,7 +67,7 @@ def _shown(row: RowMapping) -> dict[str, Any]:
     return {name: row[name] for name in named} | instants
 
 
-def _line(row: RowMapping) -> str:
+def line(row: RowMapping) -> str:
     planned = row["planned_for"] or row["due_at"]
     until = f" to {format_instant(row['covers_until'])} ({row['occurrences']})" if row["covers_until"] else ""
     text = f"{format_instant(planned)}{until}  {row['task_name']} ({row['task_id']})  {row['status']}"

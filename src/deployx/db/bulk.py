@@ -75,13 +75,17 @@ async def update_rows(
 
 
 def _converted(rows: Iterable[Row], converters: Sequence[Any]) -> list[tuple[Any, ...]]:
-    return [
-        tuple(
-            value if convert is None or value is None else convert(value)
-            for convert, value in zip(converters, row, strict=True)
-        )
-        for row in rows
-    ]
+    needed = [(place, convert) for place, convert in enumerate(converters) if convert is not None]
+    converted = []
+    for row in rows:
+        values = list(row)
+        if len(values) != len(converters):
+            raise ValueError(f"A row has {len(values)} values for {len(converters)} columns.")
+        for place, convert in needed:
+            if values[place] is not None:
+                values[place] = convert(values[place])
+        converted.append(tuple(values))
+    return converted
 
 
 @lru_cache(maxsize=256)

@@ -119,15 +119,35 @@ def owed(
     found = Owed(next_planned=cursor)
     if cursor is not None and missed_before is not None and not plan.overrides:
         boundary = missed_before - timedelta(seconds=plan.jitter_seconds)
-        found.old = _stretch(plan, plan.rule.between(cursor - _TICK, boundary - _TICK), old_limit)
+        if cursor < boundary:
+            found.old = _stretch(plan, plan.rule.between(cursor - _TICK, boundary - _TICK), old_limit)
         if found.old is not None and found.old.last.planned_for is not None:
             found.next_planned = cursor = plan.rule.next_after(found.old.last.planned_for)
         if found.old is not None and found.old.occurrences == old_limit:
             found.following = None if cursor is None else plan.due_at(cursor)
             return found
-    _enumerate(plan, found, now, limit)
-    _look_ahead(plan, found, now)
+    if not _only_one(plan, found, now):
+        _enumerate(plan, found, now, limit)
+        _look_ahead(plan, found, now)
     return found
+
+
+def _only_one(plan: Plan, found: Owed, now: datetime) -> bool:
+    """The common case in one step: a single occurrence is due, or none, and nobody has changed any."""
+    cursor = found.next_planned
+    if plan.overrides or cursor is None:
+        return False
+    due_at = plan.due_at(cursor)
+    if due_at > now:
+        found.following = due_at
+        return True
+    after_it = plan.rule.next_after(cursor)
+    if (after_it is not None and after_it <= now) or plan.rule.next_after(cursor - _TICK) != cursor:
+        return False
+    found.due.append(Due(cursor, due_at))
+    found.next_planned = after_it
+    found.following = None if after_it is None else plan.due_at(after_it)
+    return True
 
 
 def _stretch(plan: Plan, instants: Iterator[datetime], limit: int) -> Stretch | None:

@@ -15,6 +15,7 @@ from deployx.timing.owed import MOST_SINGLE_ROWS, Due, Stretch
 from deployx.timing.windows import Calendar, State
 
 LATE_AFTER = timedelta(seconds=5)
+_NOT_AT_ALL = timedelta(0)
 
 
 class Ending(NamedTuple):
@@ -120,12 +121,16 @@ def decide(
     next occurrence falls due, which may be before now where there is more to decide about later. `old` are instants
     known to be missed. Each occurrence is covered by exactly one entry. Raises ValueError for one not due yet.
     """
+    due = list(due)
+    if old is None and queued == 0 and running < policy.max_instances and _is_plain(due, now, policy):
+        (one,) = due
+        return Decision([Entry("start", one.planned_for, one.due_at, _trigger(one, late=False), cause=one.cause)])
     rows = _Rows()
     if old is not None:
         rows.add_stretch(old, MISFIRE)
     judged = _judged(due, now=now, policy=policy, following=following)
-    candidates = [verdict for verdict in judged if isinstance(verdict[1], _InTime)]
-    newest = candidates[-1][0] if candidates and (following is None or following > now) else None
+    in_time = [one for one, verdict in judged if isinstance(verdict, _InTime)]
+    newest = in_time[-1] if in_time and (following is None or following > now) else None
     line = _Line(policy, places=policy.max_instances - running, queued=queued)
     for one, verdict in judged:
         match verdict:
@@ -142,6 +147,14 @@ def decide(
     return Decision(rows.entries(), line.supersedes, line.cancels_oldest)
 
 
+def _is_plain(due: Sequence[Due], now: datetime, policy: Policy) -> bool:
+    """The common case, decided at once: a single occurrence, on time, and nothing that could object."""
+    if len(due) != 1 or due[0].skipped_by_hand or policy.calendar is not None or policy.stepped_over:
+        return False
+    late_by = now - due[0].due_at
+    return _NOT_AT_ALL <= late_by <= LATE_AFTER and late_by <= policy.grace
+
+
 class _InTime(NamedTuple):
     """Within its grace, and allowed to start by blackouts and windows; `late` where more than 5 s after its time."""
 
@@ -152,13 +165,23 @@ _Verdict = Ending | Literal["delay"] | _InTime
 
 
 def _judged(
-    due: Iterable[Due], *, now: datetime, policy: Policy, following: datetime | None
+    ordered: Sequence[Due], *, now: datetime, policy: Policy, following: datetime | None
 ) -> list[tuple[Due, _Verdict]]:
     """The verdict of blackout, window and grace on each; each knows when the next one falls due."""
-    ordered = list(due)
+    if policy.calendar is None and not policy.stepped_over:
+        return [(one, _by_grace(one, now, policy.grace)) for one in ordered]
     judge = _Judge(policy, now)
     next_due = [*(one.due_at for one in ordered[1:]), following]
     return [(one, judge.verdict(one, next_due[place])) for place, one in enumerate(ordered)]
+
+
+def _by_grace(one: Due, now: datetime, grace: timedelta) -> _Verdict:
+    late_by = now - one.due_at
+    if late_by < _NOT_AT_ALL:
+        raise ValueError(f"the occurrence due at {one.due_at} is not due at {now}; decide about it later")
+    if one.skipped_by_hand:
+        return BY_HAND
+    return MISFIRE if late_by > grace else _InTime(late_by > LATE_AFTER)
 
 
 class _Judge:

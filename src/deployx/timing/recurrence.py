@@ -95,6 +95,7 @@ def parse(
     return rule
 
 
+@lru_cache(maxsize=100_000)
 def load(
     recurrence_type: str,
     config_json: str | None,
@@ -104,7 +105,7 @@ def load(
 ) -> Recurrence:
     """Return the rule of a stored definition: the JSON text of its config, its start and last instant (aware UTC).
 
-    Reading is remembered by the texts, whatever the start, so that it may be called for every task that falls due.
+    Rules are remembered, so that it may be called for every task that falls due.
     Raises RecurrenceError.
     """
     rule = _template(recurrence_type, config_json, timezone)

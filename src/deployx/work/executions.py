@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import select, text
+from sqlalchemy import Result, select, text
 
 from deployx.clock import ClockSteps
 from deployx.db.bulk import (
@@ -28,7 +28,7 @@ from deployx.db.bulk import (
 from deployx.db.database import Session
 from deployx.db.schema import scheduled_task_executions, scheduled_tasks
 from deployx.fleet.resolution import Owner, Targets, resolve
-from deployx.lifecycle import ExecutionStatus, TaskStatus
+from deployx.lifecycle import TASK_SCHEDULED, ExecutionStatus, TaskStatus
 from deployx.timing import recurrence
 from deployx.timing.owed import Override, Owed, Plan, owed
 from deployx.timing.policy import (
@@ -70,14 +70,13 @@ _SELECT_TASKS = (
     " t.catch_up, t.max_instances, t.overlap_policy, t.jitter_seconds, t.outside_window, t.waiting, t.restricted,"
     " t.overridden, t.paused_until, t.offline_policy, t.offline_deadline_seconds, t.lost_after_seconds,"
     " t.pause_on_failure, t.execution_count, t.last_execution, t.last_result, t.error_message, t.created_by,"
-    " t.created_at, t.counted_from, t.planned_before,"
     " u.username, u.role, u.is_active FROM scheduled_tasks t JOIN users u ON u.id = t.created_by"
 )
 _TYPES = {
     name: scheduled_tasks.c[name].type
     for name in (
         "scheduled_time", "last_planned_for", "next_planned_for", "next_execution", "paused_until", "last_execution",
-        "last_result", "created_at", "counted_from",
+        "last_result",
     )
 }  # fmt: skip
 
@@ -118,7 +117,7 @@ async def fire(session: Session, server: Server, *, now: datetime, limit: int, b
         {"since": moment_parameter(session, since), "limit": limit}
         | ({} if backlog else {"now": moment_parameter(session, now)}),
     )
-    claimed: list[Task] = list(rows.mappings())
+    claimed = _tasks(rows)
     await _account(session, server, claimed, now=now)
     return len(claimed)
 
@@ -176,8 +175,13 @@ async def _locked(session: Session, task_ids: Sequence[int]) -> list[Task]:
     rows = await session.execute(
         text(f"{statement} {row_lock(session, 't')}").columns(**_TYPES), {"ids": ids_parameter(session, task_ids)}
     )
-    found: list[Task] = list(rows.mappings())
-    return found
+    return _tasks(rows)
+
+
+def _tasks(rows: Result[Any]) -> list[Task]:
+    """Rows as dicts: their values are asked for dozens of times, and a mapping over a row costs more each time."""
+    names = tuple(rows.keys())
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 async def account_for(session: Session, server: Server, task_ids: Sequence[int], *, now: datetime) -> None:
@@ -192,6 +196,9 @@ async def account_for(session: Session, server: Server, task_ids: Sequence[int],
         )
         left = list(rows.scalars())
 
+
+_ACTIVE = frozenset(status.value for status in TASK_SCHEDULED)
+_MAY_RUN = frozenset({TaskStatus.RUNNING.value, TaskStatus.PAUSED.value})
 
 # -- deciding ---------------------------------------------------------------------------------------------------
 
@@ -222,14 +229,12 @@ class _Outcome:
     refusal: str | None = None
     is_resumed: bool = False
     passed_overrides: list[datetime] = field(default_factory=list)
+    started: int = field(init=False)
+    """How many executions start, new ones and those that waited."""
 
-    @property
-    def starting(self) -> list[Entry]:
-        return [entry for entry in self.decision.entries if entry.action == "start"]
-
-    @property
-    def starts(self) -> bool:
-        return any(turn.outcome == "start" for turn in self.turns.changed) or bool(self.starting)
+    def __post_init__(self) -> None:
+        new = sum(entry.action == "start" for entry in self.decision.entries)
+        self.started = new + sum(turn.outcome == "start" for turn in self.turns.changed)
 
     @property
     def is_waiting(self) -> bool:
@@ -270,7 +275,7 @@ async def _account(session: Session, server: Server, tasks: Sequence[Task], *, n
         outcomes.append(outcome)
         budget -= len(outcome.owed.due) * COST_OF_JUDGING + (outcome.owed.old.occurrences if outcome.owed.old else 0)
     await _resume(session, [one for one in outcomes if one.is_resumed], resumed_at=now)
-    starting = [one for one in outcomes if one.starts]
+    starting = [one for one in outcomes if one.started]
     targets = await resolve(session, {one.task["id"]: owner_of(one.task) for one in starting}) if starting else {}
     await _write(session, server, outcomes, targets, now=now)
     return {one.task["id"] for one in outcomes}
@@ -278,8 +283,7 @@ async def _account(session: Session, server: Server, tasks: Sequence[Task], *, n
 
 async def _surroundings(session: Session, tasks: Sequence[Task]) -> _Surroundings:
     waiting_ids = [task["id"] for task in tasks if task["waiting"]]
-    may_run = (TaskStatus.RUNNING, TaskStatus.PAUSED)
-    busy_ids = [task["id"] for task in tasks if task["status"] in may_run or task["waiting"]]
+    busy_ids = [task["id"] for task in tasks if task["status"] in _MAY_RUN or task["waiting"]]
     restricted_ids = [task["id"] for task in tasks if task["restricted"]]
     overridden_ids = [task["id"] for task in tasks if task["overridden"]]
     after_ids = [task["id"] for task in tasks if task["recurrence_type"] == "after"]
@@ -316,7 +320,7 @@ def _look(task: Task, around: _Surroundings, server: Server, now: datetime) -> _
     changes = {planned_for: change for planned_for, change in changes.items() if planned_for not in passed}
     plan = Plan(rule, task_id, task["jitter_seconds"], changes)
     certain = policy.calendar is None and not policy.stepped_over
-    is_active = task["status"] in (TaskStatus.PENDING, TaskStatus.RUNNING)
+    is_active = task["status"] in _ACTIVE
     found = Owed()
     if is_active and (task["next_planned_for"] is not None or plan.overrides):
         found = owed(
@@ -328,8 +332,9 @@ def _look(task: Task, around: _Surroundings, server: Server, now: datetime) -> _
     if isinstance(rule, recurrence.After):
         found.due, events_used = dependencies.firings(rule, events) if is_active else ([], [one.id for one in events])
     running = around.running.get(task_id, 0)
-    turns = take_turns(
-        around.waiting.get(task_id, []), now=now, policy=policy, running=running, is_paused=not is_active,
+    waiting = around.waiting.get(task_id)
+    turns = Turns() if waiting is None else take_turns(
+        waiting, now=now, policy=policy, running=running, is_paused=not is_active,
         next_due=found.due[0].due_at if found.due else found.following,
     )  # fmt: skip
     running += sum(turn.outcome == "start" for turn in turns.changed)
@@ -346,9 +351,9 @@ def _look(task: Task, around: _Surroundings, server: Server, now: datetime) -> _
 def _alarm(outcome: _Outcome, policy: Policy, now: datetime) -> datetime | None:
     """When the clock has to look at the task, besides its next occurrence."""
     moments = [outcome.owed.look_at]
-    delayed = outcome.turns.delayed or any(entry.action == "delay" for entry in outcome.decision.entries)
-    if delayed and policy.calendar is not None:
-        moments.append(policy.calendar.next_open(now))
+    if policy.calendar is not None:
+        delays = any(entry.action == "delay" for entry in outcome.decision.entries)
+        moments += [policy.calendar.next_open(now)] if delays or outcome.turns.delayed else []
     if outcome.task["status"] == TaskStatus.PAUSED:
         moments.append(outcome.task["paused_until"])
     return min((moment for moment in moments if moment is not None), default=None)
@@ -506,11 +511,10 @@ async def _move_tasks(session: Session, outcomes: Sequence[_Outcome], *, now: da
     rows = []
     for one in outcomes:
         task = one.task
-        started = len(one.starting) + sum(turn.outcome == "start" for turn in one.turns.changed)
         result, message = _last_result(one)
         rows.append(
             (task["id"], _status_after_look(one).value, one.owed.next_planned, one.next_at,
-             task["execution_count"] + started, now if started else task["last_execution"], result, message,
+             task["execution_count"] + one.started, now if one.started else task["last_execution"], result, message,
              one.is_waiting)
         )  # fmt: skip
     columns = (
@@ -525,7 +529,7 @@ def _status_after_look(one: _Outcome) -> TaskStatus:
     if before not in (TaskStatus.PENDING, TaskStatus.RUNNING):
         return before
     started = sum(turn.outcome == "start" for turn in one.turns.changed)
-    if (one.starts and one.refusal is None) or one.running - (started if one.refusal else 0) > 0:
+    if (one.started and one.refusal is None) or one.running - (started if one.refusal else 0) > 0:
         return TaskStatus.RUNNING
     if one.has_more:
         return TaskStatus.PENDING
@@ -541,14 +545,14 @@ def _status_after_look(one: _Outcome) -> TaskStatus:
 def _last_result(one: _Outcome) -> tuple[dict[str, Any] | None, str | None]:
     """The task's last result and message after this look: a start that failed, or the newest recorded instant."""
     task = one.task
-    if one.starts and one.refusal:
+    if one.started and one.refusal:
         return {"status": ExecutionStatus.FAILED.value, "counts": {}}, one.refusal
     recorded = [entry for entry in one.decision.entries if entry.action == "record"]
-    if recorded and not one.starts:
+    if recorded and not one.started:
         entry = recorded[-1]
         return {"status": entry.status, "reason": entry.reason, "counts": {}}, _recorded_message(entry)
     ended = [turn.outcome for turn in one.turns.changed if isinstance(turn.outcome, Ending)]
-    if ended and not one.starts:
+    if ended and not one.started:
         ending = ended[-1]
         message = f"An occurrence that waited was {ending.status}: {reason_in_words(ending.reason)}"
         return {"status": ending.status, "reason": ending.reason, "counts": {}}, message

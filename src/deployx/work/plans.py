@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import RowMapping
@@ -30,15 +32,20 @@ def rule_of(task: Task) -> recurrence.Recurrence:
 
 
 def policy_of(task: Task, calendar: Calendar | None, steps: ClockSteps | None = None) -> Policy:
-    return Policy(
-        grace=timedelta(seconds=task["misfire_grace_seconds"]),
-        catch_up=CatchUp(task["catch_up"]),
-        overlap=Overlap(task["overlap_policy"]),
-        max_instances=task["max_instances"],
-        outside=Outside(task["outside_window"]),
-        calendar=calendar,
-        stepped_over=steps.stepped_over if steps else (),
-    )
+    plain = _policy(
+        task["misfire_grace_seconds"], task["catch_up"], task["overlap_policy"], task["max_instances"],
+        task["outside_window"],
+    )  # fmt: skip
+    stepped_over = steps.stepped_over if steps else ()
+    if calendar is None and not stepped_over:
+        return plain
+    return replace(plain, calendar=calendar, stepped_over=stepped_over)
+
+
+@lru_cache(maxsize=4096)
+def _policy(grace_seconds: int, catch_up: str, overlap: str, max_instances: int, outside: str) -> Policy:
+    grace = timedelta(seconds=grace_seconds)
+    return Policy(grace, CatchUp(catch_up), Overlap(overlap), max_instances, Outside(outside))
 
 
 async def plan_of(session: Session, task: Task) -> Plan:

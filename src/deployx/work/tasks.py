@@ -10,7 +10,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, update
 
 from deployx.db.bulk import allocate_ids, insert_rows
 from deployx.db.database import Session
@@ -95,7 +95,7 @@ async def change(
     task = await locked(session, server, task_id, now=now)
     start_kept = after.scheduled_time == before.scheduled_time and after.recurrence_type == before.recurrence_type
     wanted = TaskStatus(status) if status is not None and status != task["status"] else None
-    counted = _counted(task, before, after, now)
+    created_at, counted = await _counted(session, task, before, after, now=now)
     rule, first = specs.plan(after, now=now, counted=counted, start_kept=start_kept and wanted is None)
     await _link_upstreams(session, task_id, rule)
     moved = _moved(task, wanted, first, rule) if wanted else TaskStatus(task["status"])
@@ -123,7 +123,7 @@ async def change(
         groups = [(task_id, group_id) for group_id in after.group_ids]
         await insert_rows(session, task_target_groups, ("task_id", "group_id"), groups)
     await specs.attach_calendars(session, {task_id: after}, replace=True)
-    changed = specs.definition(after, rule, task["created_at"])
+    changed = specs.definition(after, rule, created_at)
     last = specs.last_planned_for(rule)
     await versions.add(session, [Version(task_id, task["version"] + 1, now, by, "update", changed, moved, last)])
     await alarms.add(session, [(task_id, now)])
@@ -276,15 +276,20 @@ def _moved(task: Task, wanted: TaskStatus, first: datetime | None, rule: Recurre
     return wanted
 
 
-def _counted(task: Task, before: TaskSpec, after: TaskSpec, now: datetime) -> Counted:
-    """How many occurrences were planned so far: what `max_occurrences` counts, whatever became of them."""
-    counted = Counted(task["counted_from"] or task["created_at"], task["planned_before"])
+async def _counted(
+    session: Session, task: Task, before: TaskSpec, after: TaskSpec, *, now: datetime
+) -> tuple[datetime, Counted]:
+    """The task's creation, and how many occurrences were planned so far: what `max_occurrences` counts."""
+    table = scheduled_tasks.c
+    query = select(table.created_at, table.counted_from, table.planned_before).where(table.id == task["id"])
+    row = (await session.execute(query)).one()
+    counted = Counted(row.counted_from or row.created_at, row.planned_before)
     same = ("recurrence_type", "recurrence_config", "timezone", "scheduled_time")
     if all(getattr(before, name) == getattr(after, name) for name in same):
-        return counted
+        return row.created_at, counted
     rule = plans.rule_of(task)
     planned = sum(1 for _ in islice(rule.between(counted.counted_from, now), MOST_OCCURRENCES))
-    return Counted(now, min(counted.planned_before + planned, MOST_OCCURRENCES))
+    return row.created_at, Counted(now, min(counted.planned_before + planned, MOST_OCCURRENCES))
 
 
 async def _link_upstreams(session: Session, task_id: int, rule: Recurrence) -> None:

@@ -13,15 +13,15 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import insert, text
+from sqlalchemy import text
 
-from benchmarks.bench_clock import COLUMNS, process_startup
+from benchmarks.bench_clock import COLUMNS, process_startup, store_owner
 from benchmarks.machine import report
 from deployx.clock import SystemClock
 from deployx.db import migrate
 from deployx.db.bulk import insert_rows
 from deployx.db.database import Database
-from deployx.db.schema import devices, payloads, scheduled_tasks, task_target_devices, users
+from deployx.db.schema import scheduled_tasks, task_target_devices
 from deployx.engine.clock import TaskClock
 from deployx.events import Hints
 from deployx.work.executions import Server
@@ -39,11 +39,7 @@ async def store(database: Database, tasks: int, missed: int) -> int:
     """Store tasks that stood still for `missed` instants, and tasks due once in each of the next 30 seconds."""
     now = datetime.now(UTC).replace(microsecond=0)
     async with database.write() as session:
-        user = {"username": "u", "password_hash": "-", "role": "admin", "is_active": True, "created_at": now}
-        await session.execute(insert(users).values(**user))
-        device = {"name": "d", "public_key": b"k" * 32, "shells": [], "facts": {}, "labels": {}, "status": "offline"}
-        await session.execute(insert(devices).values(**device, created_at=now))
-        await session.execute(insert(payloads).values(kind="command", body={"command": "true"}))
+        await store_owner(session, now)
         rows: list[tuple[object, ...]] = []
         for task_id in range(1, tasks + 1):
             kind, config, zone, seconds = RULES[task_id % len(RULES)]

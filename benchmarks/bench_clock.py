@@ -23,7 +23,7 @@ from benchmarks.machine import percentile, report
 from deployx.clock import SystemClock
 from deployx.db import migrate
 from deployx.db.bulk import insert_rows
-from deployx.db.database import Database
+from deployx.db.database import Database, Session
 from deployx.db.schema import devices, payloads, scheduled_tasks, task_target_devices, users
 from deployx.db.types import to_microseconds
 from deployx.engine.clock import Batch, TaskClock
@@ -61,16 +61,21 @@ class MeasuredClock(TaskClock):
         return claimed
 
 
+async def store_owner(session: Session, now: datetime) -> None:
+    """A user, an offline device and a payload, which all tasks share."""
+    user = {"username": "u", "password_hash": "-", "role": "admin", "is_active": True, "created_at": now}
+    await session.execute(insert(users).values(**user))
+    device = {"name": "d", "public_key": b"k" * 32, "shells": [], "facts": {}, "labels": {}, "status": "offline"}
+    await session.execute(insert(devices).values(**device, created_at=now))
+    await session.execute(insert(payloads).values(kind="command", body={"command": "true"}))
+
+
 async def store(database: Database, count: int) -> None:
     """Store tasks of four recurrences, one device each, due at random instants of the next year."""
     now = datetime.now(UTC).replace(microsecond=0)
     dice = random.Random(1)
     async with database.write() as session:
-        user = {"username": "u", "password_hash": "-", "role": "admin", "is_active": True, "created_at": now}
-        await session.execute(insert(users).values(**user))
-        device = {"name": "d", "public_key": b"k" * 32, "shells": [], "facts": {}, "labels": {}, "status": "offline"}
-        await session.execute(insert(devices).values(**device, created_at=now))
-        await session.execute(insert(payloads).values(kind="command", body={"command": "true"}))
+        await store_owner(session, now)
     for first in range(1, count + 1, 20_000):
         ids = range(first, min(first + 20_000, count + 1))
         rows: list[tuple[object, ...]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from sqlalchemy import func, insert, select, update
 
 from deployx.clock import ManualClock
-from deployx.db.database import Database
+from deployx.db.database import Database, Session
 from deployx.db.schema import (
     blackouts,
     device_runs,
@@ -23,7 +24,7 @@ from deployx.engine.clock import TaskClock
 from deployx.events import Hints
 from deployx.lifecycle import RunStatus
 from deployx.work import device_runs as runs
-from deployx.work import executions, occurrences, tasks, verification
+from deployx.work import executions, occurrences, settling, tasks, verification
 from deployx.work.executions import Server
 from tests.work.spine import NOW, SERVER, Spine
 
@@ -52,6 +53,14 @@ async def window(spine: Spine, start: str, end: str) -> int:
         )
         found: int = row.scalar_one()
         return found
+
+
+async def grouped(spine: Spine, window_id: int) -> None:
+    """Put the first device into a group that has this window."""
+    async with spine.database.write() as session:
+        await session.execute(insert(groups).values(name="g", description="", created_at=NOW))
+        await session.execute(insert(group_members).values(group_id=1, device_id=1))
+        await session.execute(insert(group_windows).values(group_id=1, window_id=window_id))
 
 
 async def live(spine: Spine, until: datetime, *, since: datetime = NOW, end: bool = True) -> None:
@@ -120,10 +129,7 @@ async def test_a_blackout_skips_whatever_the_window_says(spine: Spine) -> None:
 
 async def test_a_device_waits_for_the_windows_of_all_its_groups(spine: Spine) -> None:
     window_id = await window(spine, "03:00", "04:00")
-    async with spine.database.write() as session:
-        await session.execute(insert(groups).values(name="g", description="", created_at=NOW))
-        await session.execute(insert(group_members).values(group_id=1, device_id=1))
-        await session.execute(insert(group_windows).values(group_id=1, window_id=window_id))
+    await grouped(spine, window_id)
     await spine.task(device_ids=(1, 2), offline_deadline_seconds=7200)
     await spine.fire(NOW + MINUTE)
     async with spine.database.write() as session:
@@ -140,10 +146,7 @@ async def test_a_device_waits_for_the_windows_of_all_its_groups(spine: Spine) ->
 
 async def test_a_device_whose_window_stays_shut_expires_and_says_so(spine: Spine) -> None:
     window_id = await window(spine, "03:00", "04:00")
-    async with spine.database.write() as session:
-        await session.execute(insert(groups).values(name="g", description="", created_at=NOW))
-        await session.execute(insert(group_members).values(group_id=1, device_id=1))
-        await session.execute(insert(group_windows).values(group_id=1, window_id=window_id))
+    await grouped(spine, window_id)
     await spine.task()
     await spine.fire(NOW + MINUTE)
     async with spine.database.write() as session:
@@ -329,6 +332,35 @@ async def test_both_upstreams_that_end_in_one_transaction_start_it_once(spine: S
         pass
     assert await started(spine, last) == 1
     assert await spine.count("dependency_events") == 0
+
+
+async def test_upstreams_that_end_at_the_same_time_start_it_once(spine: Spine) -> None:
+    upstreams = [await spine.task() for _ in range(4)]
+    last = await spine.task(scheduled_time=None, **after(*((one, "completion") for one in upstreams)))
+    await spine.fire(NOW + MINUTE)
+    async with spine.database.write() as session:
+        await runs.claim_queued(session, "r1", 100, now=NOW + MINUTE)
+
+    async def end(run_id: int) -> None:
+        async def work(session: Session) -> None:
+            at = NOW + MINUTE
+            await settling.lock_tasks_of(session, await runs.deployments_of(session, [run_id]))
+            ending = runs.Ending(run_id, RunStatus.SUCCEEDED, 0, None, 0.1, [], truncated=False)
+            await runs.finish(session, [ending], {run_id: "dispatched"}, now=at)
+            deployments = await runs.deployments_of(session, [run_id])
+            await executions.settle_deployments(session, SERVER, deployments, now=at)
+
+        await spine.database.transact(work)
+
+    async def look() -> None:
+        for _ in range(5):
+            await spine.database.transact(
+                lambda session: executions.answer_alarms(session, SERVER, now=NOW + MINUTE, limit=10)
+            )
+
+    await asyncio.gather(*(end(run["id"]) for run in await spine.runs()), look(), look())
+    await look()
+    assert await started(spine, last) == 1
 
 
 async def test_missed_and_skipped_occurrences_start_nothing(spine: Spine) -> None:

@@ -189,7 +189,7 @@ async def _require_run_on_users(session: Session, caller: Caller, kind: Kind, id
     """Changing a window changes when others' tasks run: that takes `run` on all that those target."""
     if caller.principal.is_admin:
         return
-    task_ids = await catalogue.tasks_using(session, kind, identity)
+    task_ids = [task_id for task_id, _name in await catalogue.tasks_using(session, kind, identity)]
     owners = dict(
         (
             await session.execute(
@@ -205,7 +205,7 @@ async def _require_run_on_users(session: Session, caller: Caller, kind: Kind, id
         )
         if held is None or held < Permission.RUN:
             raise NotPermitted(f"Others' tasks use this {kind.name}, and you may not run on all that they target.")
-    group_ids = await catalogue.groups_using(session, kind, identity)
+    group_ids = [group_id for group_id, _name in await catalogue.groups_using(session, kind, identity)]
     managed = await grants.on_groups(session, caller.principal, group_ids)
     if any(managed.get(one, Permission.VIEW) < Permission.MANAGE for one in group_ids):
         raise NotPermitted(f"Groups that you do not manage use this {kind.name}.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Table, delete, insert, select, update
+from sqlalchemy import Column, Table, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from deployx.db.database import Session
@@ -35,6 +35,8 @@ class Kind:
     of_groups: Table
     column: str
 
+
+MOST_NAMED = 10
 
 WINDOWS = Kind("window", windows, task_windows, group_windows, "window_id")
 BLACKOUTS = Kind("blackout", blackouts, task_blackouts, group_blackouts, "blackout_id")
@@ -81,46 +83,35 @@ def _name_is_taken(kind: Kind, values: dict[str, Any]) -> Conflict:
 
 async def remove(session: Session, kind: Kind, identity: int) -> None:
     """Remove one. Raises Conflict while a task or group uses it, and names them."""
-    tasks = await session.execute(
-        select(scheduled_tasks.c.id, scheduled_tasks.c.task_name)
-        .join(kind.of_tasks, kind.of_tasks.c.task_id == scheduled_tasks.c.id)
-        .where(kind.of_tasks.c[kind.column] == identity, scheduled_tasks.c.deleted_at.is_(None))
-        .order_by(scheduled_tasks.c.id)
-        .limit(10)
-    )
-    used_by = [f"task {row.task_name!r} ({row.id})" for row in tasks]
-    of_groups = await session.execute(
-        select(groups.c.id, groups.c.name)
-        .join(kind.of_groups, kind.of_groups.c.group_id == groups.c.id)
-        .where(kind.of_groups.c[kind.column] == identity, groups.c.deleted_at.is_(None))
-        .order_by(groups.c.id)
-        .limit(10)
-    )
-    used_by += [f"group {row.name!r} ({row.id})" for row in of_groups]
+    used_by = [f"task {name!r} ({task_id})" for task_id, name in await tasks_using(session, kind, identity)]
+    used_by += [f"group {name!r} ({group_id})" for group_id, name in await groups_using(session, kind, identity)]
     if used_by:
-        raise Conflict(f"This {kind.name} is used by {', '.join(used_by)}: take it off there first.")
+        more = f" and {len(used_by) - MOST_NAMED} more" if len(used_by) > MOST_NAMED else ""
+        raise Conflict(f"This {kind.name} is used by {', '.join(used_by[:MOST_NAMED])}{more}: take it off there first.")
     for link in (kind.of_tasks, kind.of_groups):  # what deleted tasks and groups left
         await session.execute(delete(link).where(link.c[kind.column] == identity))
     await session.execute(delete(kind.table).where(kind.table.c.id == identity))
 
 
-async def tasks_using(session: Session, kind: Kind, identity: int) -> list[int]:
-    """Living tasks that use it."""
-    rows = await session.execute(
-        select(scheduled_tasks.c.id)
-        .join(kind.of_tasks, kind.of_tasks.c.task_id == scheduled_tasks.c.id)
-        .where(kind.of_tasks.c[kind.column] == identity, scheduled_tasks.c.deleted_at.is_(None))
-        .order_by(scheduled_tasks.c.id)
-    )
-    return list(rows.scalars())
+async def tasks_using(session: Session, kind: Kind, identity: int) -> list[tuple[int, str]]:
+    """Living tasks that use it: ids and names."""
+    names = scheduled_tasks.c.task_name
+    return await _using(session, kind, identity, kind.of_tasks, kind.of_tasks.c.task_id, names)
 
 
-async def groups_using(session: Session, kind: Kind, identity: int) -> list[int]:
-    """Living groups that use it."""
+async def groups_using(session: Session, kind: Kind, identity: int) -> list[tuple[int, str]]:
+    """Living groups that use it: ids and names."""
+    return await _using(session, kind, identity, kind.of_groups, kind.of_groups.c.group_id, groups.c.name)
+
+
+async def _using(
+    session: Session, kind: Kind, identity: int, link: Table, owner_id: Column[int], name: Column[str]
+) -> list[tuple[int, str]]:
+    owners = name.table
     rows = await session.execute(
-        select(groups.c.id)
-        .join(kind.of_groups, kind.of_groups.c.group_id == groups.c.id)
-        .where(kind.of_groups.c[kind.column] == identity, groups.c.deleted_at.is_(None))
-        .order_by(groups.c.id)
+        select(owners.c.id, name)
+        .join(link, owner_id == owners.c.id)
+        .where(link.c[kind.column] == identity, owners.c.deleted_at.is_(None))
+        .order_by(owners.c.id)
     )
-    return list(rows.scalars())
+    return [(row[0], row[1]) for row in rows]

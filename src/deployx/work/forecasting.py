@@ -19,12 +19,20 @@ from deployx.db.schema import (
     task_target_devices,
     task_target_groups,
 )  # fmt: skip
+from deployx.lifecycle import TASK_SCHEDULED
 from deployx.people.principal import Principal
 from deployx.timing.forecast import Planned
 from deployx.timing.owed import Plan
 from deployx.work import calendars, history, overrides, plans
 
-TASKS_AT_ONCE = 5_000
+TASKS_AT_ONCE = 500
+"""Reading one part takes some milliseconds of the event loop."""
+
+_NEEDED = (
+    "id", "status", "recurrence_type", "recurrence_config", "scheduled_time", "timezone", "last_planned_for",
+    "next_planned_for", "misfire_grace_seconds", "catch_up", "overlap_policy", "max_instances", "outside_window",
+    "jitter_seconds", "waiting", "restricted", "overridden",
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -40,16 +48,19 @@ async def read(session: Session, principal: Principal) -> Known:
     known = Known()
     last_id = 0
     while True:
-        query = history.tasks(principal).with_only_columns(scheduled_tasks).order_by(None)
-        query = query.where(scheduled_tasks.c.id > last_id, scheduled_tasks.c.status.in_(("pending", "running")))
-        rows = (await session.execute(query.order_by(scheduled_tasks.c.id).limit(TASKS_AT_ONCE))).mappings().all()
+        query = history.tasks(principal).with_only_columns(*(scheduled_tasks.c[name] for name in _NEEDED))
+        query = query.where(scheduled_tasks.c.id > last_id)  # the status is looked at below: its index sorts badly
+        found = await session.execute(query.order_by(None).order_by(scheduled_tasks.c.id).limit(TASKS_AT_ONCE))
+        rows = [dict(zip(_NEEDED, row, strict=True)) for row in found]
         if not rows:
             return known
-        await _add(session, known, rows)
+        await _add(session, known, [row for row in rows if row["status"] in TASK_SCHEDULED])
         last_id = rows[-1]["id"]
 
 
-async def _add(session: Session, known: Known, rows: Sequence[Any]) -> None:
+async def _add(session: Session, known: Known, rows: Sequence[dict[str, Any]]) -> None:
+    if not rows:
+        return
     reached = await _devices_of(session, rows[0]["id"], rows[-1]["id"])
     restricted = [row["id"] for row in rows if row["restricted"]]
     opened = await calendars.of(session, calendars.TASKS, restricted) if restricted else {}

@@ -22,6 +22,14 @@ HOT = {
     "SELECT task_id FROM scheduled_task_executions WHERE completed_time IS NULL AND task_id IN (1, 2)": (
         "ix_executions_open"
     ),
+    "SELECT at FROM alarms ORDER BY at LIMIT 1": "ix_alarms_at",
+    "SELECT id, task_id FROM alarms WHERE at <= 5 ORDER BY at LIMIT 500": "ix_alarms_at",
+    "SELECT id FROM device_runs WHERE status = 'waiting' AND opens_at <= 5 LIMIT 1": "ix_device_runs_opening",
+    "SELECT task_id, count(*) FROM scheduled_task_executions WHERE completed_time IS NULL AND status = 'running'"
+    " AND task_id IN (1, 2) GROUP BY task_id": "ix_executions_open",
+    "SELECT d.task_id FROM scheduled_task_executions e JOIN task_dependencies d ON d.upstream_id = e.task_id"
+    " JOIN scheduled_tasks t ON t.id = d.task_id WHERE e.id IN (1, 2)": "ix_task_dependencies_upstream",
+    "SELECT id FROM dependency_events WHERE task_id IN (1, 2)": "uq_dependency_events_task_execution",
     "SELECT seq FROM output_chunks WHERE run_id = 1 AND seq > 5 ORDER BY seq": "autoindex_output_chunks",
 }
 

@@ -67,6 +67,7 @@ def test_simulate_prints_the_ledger_that_the_clock_would_write_and_changes_nothi
             ("--from", "2027-01-01T00:00:00Z", "--to", "2027-01-02T00:00:00Z", "--down", "noon"),
             "--down 'noon' is no stretch",
         ),
+        (("--from", "2027-01-01T00:00:00Z"), "Missing option '--to'"),
     ],
 )
 def test_simulate_refuses_what_it_cannot_read_in_one_line(folder: Path, arguments: tuple[str, ...], why: str) -> None:
@@ -109,7 +110,7 @@ async def test_verify_is_content_with_a_whole_ledger_and_names_a_gap(folder: Pat
         )
     await database.close()
     done = deployx("admin", "verify", "--data-dir", str(folder))
-    assert done.stdout == "1 tasks, 4 owed occurrences: every one is in the ledger once.\n"
+    assert done.stdout == "1 task, 4 owed occurrences: every one is in the ledger once.\n"
     assert done.returncode == 0
     await database.open()
     async with database.write() as session:
@@ -119,4 +120,4 @@ async def test_verify_is_content_with_a_whole_ledger_and_names_a_gap(folder: Pat
     done = deployx("admin", "verify", "--data-dir", str(folder))
     assert done.returncode == 1
     assert "1 occurrence (2016-11-26T12:00:00Z) not in the ledger." in done.stdout
-    assert "1 tasks are not in order." in done.stdout
+    assert "1 task, 4 owed occurrences: the ledger is wrong for 1 task." in done.stdout

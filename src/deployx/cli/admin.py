@@ -57,9 +57,13 @@ async def verify(settings: Settings) -> int:
             checked, owed, wrong = checked + 1, owed + found.owed, wrong + bool(found.problems)
             for problem in found.problems:
                 print(problem)  # noqa: T201 - a command line prints
-    verdict = "every one is in the ledger once" if wrong == 0 else f"{wrong} tasks are not in order"
-    print(f"{checked} tasks, {owed} owed occurrences: {verdict}.")  # noqa: T201
+    verdict = "every one is in the ledger once" if wrong == 0 else f"the ledger is wrong for {_count(wrong, 'task')}"
+    print(f"{_count(checked, 'task')}, {_count(owed, 'owed occurrence')}: {verdict}.")  # noqa: T201
     return 1 if wrong else 0
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _chosen(password: str | None) -> str:

@@ -36,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         code = app(given, standalone_mode=False)
     except typer.TyperException as error:
-        return _complain(f"{error} (see `deployx --help`)", WRONG_USAGE)
+        sentence = error.format_message() if hasattr(error, "format_message") else str(error)
+        return _complain(f"{sentence.rstrip('.')} (see `deployx --help`)", WRONG_USAGE)
     except typer.Abort:
         return FAILED
     except StartupRefused as error:

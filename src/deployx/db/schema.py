@@ -571,6 +571,13 @@ device_runs = Table(
         sqlite_where=text("status = 'cancelling'"),
         postgresql_where=text("status = 'cancelling'"),
     ),
+    Index(
+        "ix_device_runs_opening",
+        "status",
+        "opens_at",
+        sqlite_where=text("status = 'waiting' AND opens_at IS NOT NULL"),
+        postgresql_where=text("status = 'waiting' AND opens_at IS NOT NULL"),
+    ),
     Index("ix_device_runs_device", "device_id", "id"),
     **_AUTOINCREMENT,
 )

@@ -95,7 +95,7 @@ def parse(
     return rule
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=20_000)
 def load(
     recurrence_type: str,
     config_json: str | None,

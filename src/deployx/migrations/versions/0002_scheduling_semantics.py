@@ -41,6 +41,10 @@ def _extend_tasks() -> None:
         " ELSE 'pending' END"
     )
     op.add_column("device_runs", sa.Column("opens_at", Instant()))
+    waits = sa.text("status = 'waiting' AND opens_at IS NOT NULL")
+    op.create_index(
+        "ix_device_runs_opening", "device_runs", ["status", "opens_at"], sqlite_where=waits, postgresql_where=waits
+    )  # fmt: skip
 
 
 def _named(table: str, *columns: sa.Column[object]) -> None:
@@ -161,6 +165,7 @@ def downgrade() -> None:
         "group_windows", "task_blackouts", "task_windows", "blackouts", "windows",
     ):  # fmt: skip
         op.drop_table(table)
+    op.drop_index("ix_device_runs_opening", "device_runs")
     op.drop_column("device_runs", "opens_at")
     for column in ("status", "last_planned_for"):
         op.drop_column("task_versions", column)

@@ -305,7 +305,8 @@ async def test_versions_tell_who_changed_what_and_when_it_was_paused(api: Api) -
 
 async def test_a_pause_with_an_end_resumes_by_itself(api: Api) -> None:
     await api.device()
-    task = await api.task(**DAILY)
+    far_from_now = (datetime.now(UTC) + timedelta(hours=12)).strftime("%H:%M")
+    task = await api.task(**DAILY | {"recurrence_config": {"time": far_from_now}})
     address = f"{TASKS}/{task['id']}"
     past = await api.admin.post(f"{address}/pause", json={"until": "2020-01-01T00:00:00Z"})
     assert (past.status_code, past.json()["errors"][0]["loc"]) == (422, ["body", "until"])

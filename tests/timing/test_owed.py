@@ -63,6 +63,13 @@ def test_jitter_holds_an_occurrence_back_until_its_own_moment() -> None:
     assert [(one.planned_for, one.due_at) for one in found.due] == [(NOW, due_at)]
 
 
+def test_what_jitter_held_back_is_not_old_by_its_nominal_instant() -> None:
+    plan = Plan(cron("0 * * * *"), task_id=7, jitter_seconds=3599)
+    now = plan.due_at(NOW) + timedelta(seconds=10)
+    found = owed(plan, NOW, now=now, missed_before=now - timedelta(seconds=10), limit=10, old_limit=10)
+    assert (found.old, [one.planned_for for one in found.due]) == (None, [NOW])
+
+
 def test_jitter_is_the_same_each_time_differs_by_task_and_stays_below_its_bound() -> None:
     delays = [delay(task_id, NOW, 60) for task_id in range(2000)]
     assert delays == [delay(task_id, NOW, 60) for task_id in range(2000)]

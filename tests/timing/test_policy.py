@@ -118,6 +118,16 @@ def test_what_finds_no_place_follows_the_overlap_policy(
     assert (decision.supersedes, decision.cancels_oldest) == (supersedes, cancels)
 
 
+def test_nothing_overtakes_what_waits_for_a_place() -> None:
+    assert outcomes(decided(0, queued=1)) == ["max_instances"]
+    assert outcomes(decided(60, queued=1, catch_up=CatchUp.ALL)) == ["queue"]
+
+
+def test_a_grace_shorter_than_the_five_seconds_of_lateness_is_kept() -> None:
+    assert outcomes(decided(3, grace=timedelta(seconds=3))) == ["start"]
+    assert outcomes(decided(3, grace=timedelta(seconds=2))) == ["misfire"]
+
+
 def test_the_newest_of_a_batch_is_not_the_newest_while_more_is_due() -> None:
     due = [late_by(120), late_by(60)]
     decision = decide(due, now=NOW, policy=policy(), following=NOW - timedelta(seconds=30))
@@ -306,7 +316,13 @@ def shown(given: Turns) -> list[tuple[int, str]]:
         ([delayed(1)], {"calendar": DAY, "is_paused": True}, [(1, "paused")]),
         ([delayed(1)], {"calendar": DAY, "running": 3}, [(1, "max_instances")]),
         ([delayed(1)], {"calendar": DAY, "running": 3, "overlap": Overlap.QUEUE}, [(1, "queued")]),
-        ([delayed(9), queued(1)], {"calendar": DAY, "running": 3, "overlap": Overlap.QUEUE}, [(9, "queued")]),
+        ([delayed(9), queued(1)], {"calendar": DAY, "running": 3, "overlap": Overlap.QUEUE}, [(9, "superseded")]),
+        (
+            [queued(1, is_catch_up=True), delayed(9), queued(2)],
+            {"calendar": DAY, "running": 3, "overlap": Overlap.QUEUE, "catch_up": CatchUp.ALL},
+            [(9, "superseded")],
+        ),
+        ([queued(1), queued(2)], {"calendar": NIGHT}, [(1, "outside_window"), (2, "delayed")]),
     ],
 )
 def test_what_waits_gets_its_turn(

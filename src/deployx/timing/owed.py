@@ -180,7 +180,7 @@ def _enumerate(plan: Plan, found: Owed, now: datetime, limit: int) -> None:
             if override is not None:
                 found.used.append(planned)
             found.due.append(Due(planned, due_at or planned, skipped_by_hand=due_at is None, after_hole=hole))
-            hole = override is not None and due_at is not None
+            hole = False
         else:
             found.next_planned = plan.rule.next_after(now)
     for planned, override in sorted(plan.overrides.items()):

@@ -29,11 +29,14 @@ class Waiting(NamedTuple):
     is_catch_up: bool
 
 
+Outcome = Literal["start", "queued", "delayed"] | Ending
+
+
 class Turn(NamedTuple):
     """What becomes of a waiting execution: it starts, it waits for something else now, or it has ended."""
 
     id: int
-    outcome: Literal["start", "queued", "delayed"] | Ending
+    outcome: Outcome
 
 
 @dataclass(slots=True)
@@ -61,30 +64,32 @@ def take_turns(
     `next_due` is when the next occurrence of the task fell or falls due: a delayed one that it overtakes is skipped.
     """
     turns = Turns()
+    outcomes: dict[int, Outcome] = {}
     places = policy.max_instances - running
     state = policy.calendar.state(now)[0] if policy.calendar else State.OPEN
     for one in sorted(waiting, key=lambda one: (one.due_at, one.id)):
         outcome = _turn(one, now, policy, state, places, is_paused, next_due)
+        if outcome is not None:
+            outcomes[one.id] = outcome
         if outcome == "start":
             places -= 1
-        elif outcome == "queued":
-            turns.cancels_oldest |= policy.overlap is Overlap.CANCEL_RUNNING
-            _supersede(turns, policy)
-        if outcome is None or outcome in ("queued", "delayed"):
-            waits_for = one.status if outcome is None else outcome
-            (turns.queued if waits_for == "queued" else turns.delayed).append(one)
-        if outcome is not None:
-            turns.changed.append(Turn(one.id, outcome))
-    turns.changed += [Turn(older.id, OUTSIDE_WINDOW) for older in turns.delayed[:-1]]  # the newest waits for it
+        elif outcome is None or not isinstance(outcome, Ending):
+            (turns.queued if (outcome or one.status) == "queued" else turns.delayed).append(one)
+    if "queued" in outcomes.values():
+        turns.cancels_oldest = policy.overlap is Overlap.CANCEL_RUNNING
+        for replaced in _replaced(turns.queued, policy):
+            outcomes[replaced.id] = SUPERSEDED
+            turns.queued.remove(replaced)
+    for older in turns.delayed[:-1]:  # the newest waits for the window
+        outcomes[older.id] = OUTSIDE_WINDOW
     turns.delayed = turns.delayed[-1:]
+    turns.changed = [Turn(identity, outcome) for identity, outcome in outcomes.items()]
     return turns
 
 
-def _supersede(turns: Turns, policy: Policy) -> None:
-    """One waits at a time; but those that wait because all late ones are to start stay in the line."""
-    replaced = [one for one in turns.queued if not (policy.catch_up is CatchUp.ALL and one.is_catch_up)]
-    turns.queued = [one for one in turns.queued if one not in replaced]
-    turns.changed += [Turn(one.id, SUPERSEDED) for one in replaced]
+def _replaced(queued: Sequence[Waiting], policy: Policy) -> list[Waiting]:
+    """All but the newest: one waits at a time. But those that wait because all late ones are to start stay in line."""
+    return [one for one in queued if not (policy.catch_up is CatchUp.ALL and one.is_catch_up)][:-1]
 
 
 def _turn(
@@ -95,7 +100,7 @@ def _turn(
     places: int,
     is_paused: bool,
     next_due: datetime | None,
-) -> Literal["start", "queued", "delayed"] | Ending | None:
+) -> Outcome | None:
     overtaken = next_due is not None and next_due <= now
     if one.status == "queued":
         if places <= 0:

@@ -25,14 +25,19 @@ class Rescuer:
         self._hints = hints
         self._server = server
 
-    async def end_overdue(self) -> int:
-        """End runs whose device did not come, fell silent or did not confirm a cancellation."""
+    async def watch(self) -> int:
+        """End runs whose device did not come, fell silent or did not confirm a cancellation; queue those whose
+        window opens. Mostly one question to the database, and no more."""
         async with self._database.read() as session:
             if not await device_runs.any_to_watch(session):
                 return 0
-            if not await device_runs.overdue(session, now=await self._database.now(session)):
-                return 0
-        return await self._database.transact(self._end_overdue)
+            now = await self._database.now(session)
+            opens = await device_runs.any_window_opens(session, now=now)
+            overdue = await device_runs.overdue(session, now=now)
+        if opens:
+            await self._database.transact(self._open_windows)
+            self._hints.give(Hint.RUNS)
+        return await self._database.transact(self._end_overdue) if overdue else 0
 
     async def _end_overdue(self, session: Session) -> int:
         now = await self._database.now(session)
@@ -47,15 +52,6 @@ class Rescuer:
             log.info("runs.ended", status=status.value, runs=len(run_ids))
         await executions.settle_deployments(session, self._server, touched, now=now)
         return len(found)
-
-    async def open_windows(self) -> int:
-        """Queue runs that waited for a window of their device's groups."""
-        async with self._database.read() as session:
-            if not await device_runs.any_window_opens(session, now=await self._database.now(session)):
-                return 0
-        opened = await self._database.transact(self._open_windows)
-        self._hints.give(Hint.RUNS)
-        return opened
 
     async def _open_windows(self, session: Session) -> int:
         return await device_runs.windows_opened(session, now=await self._database.now(session))

@@ -60,8 +60,7 @@ class Engine:
         for name, run in (("inbox", self.inbox.run), ("dispatcher", self.dispatcher.run), ("clock", self.clock.run)):
             self._tasks.append(asyncio.create_task(_keep_running(name, run), name=name))
         duties: tuple[tuple[Callable[[], Awaitable[object]], float], ...] = (
-            (self.rescuer.end_overdue, 1),
-            (self.rescuer.open_windows, 1),
+            (self.rescuer.watch, 1),
             (self.rescuer.settle_left_over, 5),
             (self._renew_lease, 10),
             (self._close_ended_sessions, 3),

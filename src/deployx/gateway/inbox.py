@@ -112,7 +112,7 @@ class Inbox:
     async def _commit(self, events: Sequence[Event]) -> None:
         batch = _Batch.of(events)
         try:
-            after = await self._database.transact(lambda session: self._record(session, batch))
+            after, ended = await self._database.transact(lambda session: self._record(session, batch))
         except Exception:  # one report that the database refuses must not lose the others
             log.exception("inbox.refused", events=len(events))
             if len(events) == 1:
@@ -127,19 +127,22 @@ class Inbox:
         for acknowledge in after:
             acknowledge()
         if batch.came or after:
-            self._hints.give(Hint.RUNS, Hint.TASKS)
+            self._hints.give(Hint.RUNS)
+        if ended:
+            self._hints.give(Hint.TASKS)
 
-    async def _record(self, session: Session, batch: _Batch) -> list[Callable[[], object]]:
+    async def _record(self, session: Session, batch: _Batch) -> tuple[list[Callable[[], object]], bool]:
+        """Write a batch; answers what to acknowledge after the commit, and whether a deployment ended."""
         now = await self._database.now(session)
         touched = await _record_arrivals(session, batch.came, now)
         runs = await self._runs_of(session, batch.reports)
         valid = [(connection, report) for connection, report in batch.reports if _concerns(connection, report, runs)]
         after = await _record_reports(session, valid, runs, touched, now)
-        await executions.settle_deployments(session, self._server, sorted(touched), now=now)
+        ended = await executions.settle_deployments(session, self._server, sorted(touched), now=now)
         if batch.facts:
             await devices.update_facts(session, batch.facts, now=now)
         await _record_departures(session, batch.left, now)
-        return after
+        return after, bool(ended)
 
     async def _runs_of(
         self, session: Session, reports: Sequence[tuple[Connection, Report]]

@@ -233,16 +233,16 @@ class _Outcome:
     """How many executions start, new ones and those that waited."""
 
     def __post_init__(self) -> None:
-        new = sum(entry.action == "start" for entry in self.decision.entries)
-        self.started = new + sum(turn.outcome == "start" for turn in self.turns.changed)
+        self.started = len([1 for entry in self.decision.entries if entry.action == "start"])
+        if self.turns.changed:
+            self.started += sum(turn.outcome == "start" for turn in self.turns.changed)
 
     @property
     def is_waiting(self) -> bool:
         """Whether executions of the task wait for a place or a window after this."""
-        kept = [one for one in self.turns.queued if not self._is_superseded(one)]
-        return bool(kept or self.turns.delayed) or any(
-            one.action in ("queue", "delay") for one in self.decision.entries
-        )
+        if any(one.action in _STATUS_OF for one in self.decision.entries):
+            return True
+        return bool(self.turns.delayed) or any(not self._is_superseded(one) for one in self.turns.queued)
 
     @property
     def has_more(self) -> bool:
@@ -321,12 +321,13 @@ def _look(task: Task, around: _Surroundings, server: Server, now: datetime) -> _
     plan = Plan(rule, task_id, task["jitter_seconds"], changes)
     certain = policy.calendar is None and not policy.stepped_over
     is_active = task["status"] in _ACTIVE
-    found = Owed()
     if is_active and (task["next_planned_for"] is not None or plan.overrides):
         found = owed(
             plan, task["next_planned_for"], now=now, missed_before=now - policy.grace if certain else None,
             limit=JUDGED_AT_ONCE, old_limit=COUNTED_AT_ONCE,
         )  # fmt: skip
+    else:
+        found = Owed()
     events = around.events.get(task_id, [])
     events_used: list[int] = []
     if isinstance(rule, recurrence.After):
@@ -337,7 +338,8 @@ def _look(task: Task, around: _Surroundings, server: Server, now: datetime) -> _
         waiting, now=now, policy=policy, running=running, is_paused=not is_active,
         next_due=found.due[0].due_at if found.due else found.following,
     )  # fmt: skip
-    running += sum(turn.outcome == "start" for turn in turns.changed)
+    if turns.changed:
+        running += sum(turn.outcome == "start" for turn in turns.changed)
     decision = decide(
         found.due, now=now, policy=policy, running=running, queued=len(turns.queued), following=found.following,
         old=found.old,
@@ -525,11 +527,12 @@ async def _move_tasks(session: Session, outcomes: Sequence[_Outcome], *, now: da
 
 
 def _status_after_look(one: _Outcome) -> TaskStatus:
-    before = TaskStatus(one.task["status"])
-    if before not in (TaskStatus.PENDING, TaskStatus.RUNNING):
-        return before
+    if one.task["status"] not in _ACTIVE:
+        return TaskStatus(one.task["status"])
+    if one.started and one.refusal is None:
+        return TaskStatus.RUNNING
     started = sum(turn.outcome == "start" for turn in one.turns.changed)
-    if (one.started and one.refusal is None) or one.running - (started if one.refusal else 0) > 0:
+    if one.running - (started if one.refusal else 0) > 0:
         return TaskStatus.RUNNING
     if one.has_more:
         return TaskStatus.PENDING

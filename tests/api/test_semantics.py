@@ -184,7 +184,7 @@ async def test_windows_and_blackouts_are_kept_by_name(api: Api) -> None:
     [
         ("windows", {"days_of_week": []}, ["body", "days_of_week"], "at least 1"),
         ("windows", {"days_of_week": [7]}, ["body", "days_of_week", 0], "less than or equal to 6"),
-        ("windows", {"start": "24:00"}, ["body", "start"], "match pattern"),
+        ("windows", {"start": "24:00"}, ["body", "start"], "'24:00' is no time of day: write 'HH:MM'"),
         ("windows", {"timezone": "Europe/Berlim"}, ["body", "timezone"], "Did you mean 'Europe/Berlin'?"),
         ("blackouts", {}, ["body", "from"], "add what is missing"),
         (
@@ -194,6 +194,7 @@ async def test_windows_and_blackouts_are_kept_by_name(api: Api) -> None:
             "give a later instant",
         ),
         ("blackouts", {"dates": ["13-01"]}, ["body", "dates", 0], "'13-01' is no day of a year"),
+        ("blackouts", {"dates": ["1-1"]}, ["body", "dates", 0], "'1-1' is no day of a year: write month and day"),
         (
             "blackouts",
             {"dates": ["12-25"], "from": "2026-12-20T00:00:00Z"},

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import date, datetime
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Response
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from sqlalchemy import select
 
 from deployx.api import etags, paging
@@ -38,18 +39,26 @@ def _known_zone(value: str) -> str:
     return value
 
 
+def _wall_time(value: str) -> str:
+    if re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?", value, re.ASCII) is None:
+        raise ValueError(f"{value[:40]!r} is no time of day: write 'HH:MM' or 'HH:MM:SS', 00:00 to 23:59:59")
+    return value
+
+
 def _month_and_day(value: str) -> str:
     try:
+        if re.fullmatch(r"[0-9]{2}-[0-9]{2}", value, re.ASCII) is None:
+            raise ValueError
         date.fromisoformat(f"2024-{value}")  # a leap year: 29 February is a day, though not of every year
     except ValueError:
-        raise ValueError(f"{value!r} is no day of a year: write month and day, like '12-25'") from None
+        raise ValueError(f"{value[:40]!r} is no day of a year: write month and day, like '12-25'") from None
     return value
 
 
 ZoneName = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_known_zone)]
-WallTime = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?$")]
+WallTime = Annotated[str, AfterValidator(_wall_time)]
 Weekday = Annotated[int, Field(ge=0, le=6)]
-DayOfYear = Annotated[str, StringConstraints(pattern=r"^[0-9]{2}-[0-9]{2}$"), AfterValidator(_month_and_day)]
+DayOfYear = Annotated[str, AfterValidator(_month_and_day)]
 
 
 class WindowBody(Body):

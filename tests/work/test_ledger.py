@@ -289,7 +289,7 @@ async def _live(database: Database, tasks_count: int, steps: int) -> int:
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_every_owed_occurrence_is_covered_once_and_none_fires_twice(database: Database) -> None:
-    assert await _live(database, 36, 320) >= 50_000
+    assert await _live(database, 36, 450) >= 50_000
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

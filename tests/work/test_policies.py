@@ -236,6 +236,19 @@ async def test_a_pause_on_failure_is_a_version_and_what_was_due_before_is_in_the
         assert (await verification.verify_task(session, task_id, now=NOW + HOUR)).problems == []
 
 
+async def test_a_pause_on_failure_keeps_an_occurrence_that_was_skipped_by_hand_just_before(spine: Spine) -> None:
+    task_id = await spine.every_minute(pause_on_failure=True)
+    await spine.fire(NOW + MINUTE)
+    async with spine.database.write() as session:
+        await occurrences.skip(session, SERVER, task_id, NOW + 2 * MINUTE, by=1, now=NOW + MINUTE)
+    await spine.fire(NOW + MINUTE)  # the next one to start is that of the third minute now
+    await spine.end(NOW + 2 * MINUTE + timedelta(seconds=1), RunStatus.FAILED)
+    assert (await spine.shown(task_id))["status"] == "paused"
+    assert [(row[2], row[3]) for row in await spine.ledger(task_id)] == [
+        ("failed", None), ("skipped", "skipped_by_hand"),
+    ]  # fmt: skip
+
+
 # -- single occurrences -----------------------------------------------------------------------------------------
 
 

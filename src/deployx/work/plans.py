@@ -16,7 +16,7 @@ from deployx.db.schema import scheduled_task_executions
 from deployx.lifecycle import TASK_SCHEDULED, TaskStatus
 from deployx.timing import recurrence
 from deployx.timing.owed import Plan
-from deployx.timing.policy import CatchUp, Outside, Overlap, Policy
+from deployx.timing.policy import BY_HAND, CatchUp, Outside, Overlap, Policy
 from deployx.timing.windows import Calendar
 from deployx.work import dependencies, overrides
 
@@ -54,10 +54,10 @@ async def plan_of(session: Session, task: Task) -> Plan:
 
 
 def pending(plan: Plan, task: Task, now: datetime) -> list[datetime]:
-    """Nominal instants that have passed, of occurrences that are not due yet (all that was due is accounted for)."""
+    """Nominal instants that have passed, of occurrences that are not in the ledger: held back, or skipped just now."""
     if task["status"] not in TASK_SCHEDULED:
         return []
-    held = [one for one, to in plan.overrides.items() if one <= now and not to.fired and to.due_at is not None]
+    held = [one for one, to in plan.overrides.items() if one <= now and not to.fired]
     cursor = task["next_planned_for"]
     if cursor is not None and cursor <= now:
         passed = plan.rule.between(cursor - recurrence.TICK, now)
@@ -66,7 +66,10 @@ def pending(plan: Plan, task: Task, now: datetime) -> list[datetime]:
 
 
 async def close_pending(session: Session, task: Task, moved: TaskStatus, *, now: datetime) -> None:
-    """Occurrences whose nominal instant has passed, but that jitter or a move by hand holds back, end here."""
+    """Occurrences whose nominal instant has passed, but that have no row yet, end here.
+
+    Jitter or a move by hand holds them back, or they were skipped by hand and the clock has not looked since.
+    """
     plan = await plan_of(session, task)
     ending = ("skipped", "paused") if moved == TaskStatus.PAUSED else ("cancelled", None)
     columns = (
@@ -76,7 +79,8 @@ async def close_pending(session: Session, task: Task, moved: TaskStatus, *, now:
     for planned in pending(plan, task, now):
         override = plan.overrides.get(planned)
         due_at = plan.due_at(planned) if override is None else override.due_at
-        rows.append((task["id"], task["version"], "schedule", planned, due_at, *ending, now))
+        ended = ending if due_at is not None else BY_HAND
+        rows.append((task["id"], task["version"], "schedule", planned, due_at or planned, *ended, now))
     await insert_rows(session, scheduled_task_executions, columns, rows)
     if plan.overrides:
         await overrides.remove(session, task["id"], [one for one in plan.overrides if one <= now])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -207,6 +208,28 @@ async def test_under_catch_up_all_each_late_one_starts_oldest_first(spine: Spine
         started += [int((one - NOW) / MINUTE) for one in running if one]
     assert started == [2, 3, 4]
     assert {row[1] for row in await spine.ledger(task_id)} == {"catch_up"}
+
+
+async def test_a_line_longer_than_one_look_reads_is_gone_through_to_its_end(spine: Spine) -> None:
+    task_id = await spine.every_minute(catch_up="all", max_instances=1, misfire_grace_seconds=36_000)
+    at = NOW + 500 * MINUTE + timedelta(seconds=30)
+    while await spine.fire(at):
+        pass
+    assert Counter(row[2] for row in await spine.ledger(task_id)) == {"running": 1, "queued": 499}
+    await spine.end(at)
+    while await spine.fire(at):
+        pass
+    started = [row["planned_for"] for row in await spine.executions(task_id) if row["execution_time"]]
+    assert started == [NOW + MINUTE, NOW + 2 * MINUTE]
+    async with spine.database.write() as session:
+        await tasks.pause(session, SERVER, task_id, by=1, now=at)
+    await spine.end(at)
+    while await spine.fire(at):
+        pass
+    assert Counter((row[2], row[3]) for row in await spine.ledger(task_id)) == {
+        ("completed", None): 2, ("skipped", "paused"): 498,
+    }  # fmt: skip
+    assert not (await spine.shown(task_id))["waiting"]
 
 
 async def test_what_waits_is_cancelled_by_hand_at_once_and_with_its_task(spine: Spine) -> None:

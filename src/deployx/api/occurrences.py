@@ -22,7 +22,7 @@ from deployx.people import audit
 from deployx.people.policy import Action
 from deployx.timing.instants import InstantError, format_instant, parse_instant
 from deployx.timing.zones import find_zone
-from deployx.work import executions, occurrences, plans
+from deployx.work import occurrences, plans, task_rows
 from deployx.work.occurrences import Occurrence
 
 router = APIRouter(prefix="/api/schedule", tags=["schedule"])
@@ -57,7 +57,7 @@ async def list_occurrences(
     """Planned occurrences in their order, by default of the next 31 days; what has fallen due is in the executions."""
     async with services.database.read() as session:
         await found_task(session, caller, task_id, Action.WORK_READ)
-        task = await executions.unlocked_task(session, task_id)
+        task = await task_rows.read(session, task_id)
         if task is None:
             raise NotFound
         now = await services.database.now(session)

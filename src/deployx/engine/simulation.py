@@ -22,8 +22,9 @@ from deployx.events import Hints
 from deployx.fleet.resolution import resolve
 from deployx.lifecycle import TASK_SCHEDULED, RunStatus, TaskStatus
 from deployx.timing.owed import Plan
-from deployx.work import alarms, device_runs, executions, plans
+from deployx.work import alarms, device_runs, executions, plans, task_rows
 from deployx.work.executions import Server
+from deployx.work.task_rows import Task
 
 REPLICA = "simulation"
 ROWS_AT_ONCE = 1000
@@ -102,7 +103,7 @@ async def _start_from(copy: Database, since: datetime) -> None:
         await _lighten(session, [task["id"] for task in rows])
 
 
-def _standing(task: plans.Task, status: TaskStatus, since: datetime) -> dict[str, Any]:
+def _standing(task: Task, status: TaskStatus, since: datetime) -> dict[str, Any]:
     if status is TaskStatus.PAUSED:
         return {"status": status.value, "next_planned_for": None, "next_execution": None}
     rule = plans.rule_of(task)
@@ -116,20 +117,12 @@ async def _lighten(session: Session, task_ids: Sequence[int]) -> None:
 
     Those that cannot start, for want of devices or permission, keep their targets and fail as they would.
     """
-    owners = {}
-    for task_id in task_ids:
-        task = await executions.unlocked_task(session, task_id)
-        assert task is not None
-        owners[task_id] = executions.owner_of(task)
-    reached = await resolve(session, owners)
-    for task_id, targets in reached.items():
-        if targets.refusal or not targets.devices:
-            continue
-        one = min(targets.devices)
-        devices, groups = schema.task_target_devices, schema.task_target_groups
-        keeps_group = await session.execute(select(groups.c.group_id).where(groups.c.task_id == task_id).limit(1))
-        if keeps_group.first() is None:
-            others = devices.c.device_id != one
+    owners = {task["id"]: task_rows.owner_of(task) for task in await task_rows.read_all(session, task_ids)}
+    devices, groups = schema.task_target_devices, schema.task_target_groups
+    through_groups = set((await session.execute(select(groups.c.task_id).distinct())).scalars())
+    for task_id, targets in (await resolve(session, owners)).items():
+        if targets.devices and not targets.refusal and task_id not in through_groups:
+            others = devices.c.device_id != min(targets.devices)
             await session.execute(delete(devices).where(devices.c.task_id == task_id, others))
 
 

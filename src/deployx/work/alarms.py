@@ -36,10 +36,13 @@ async def forget(session: Session, alarm_ids: Sequence[int]) -> None:
     )
 
 
-async def instants_of(session: Session, task_ids: Sequence[int]) -> set[tuple[int, datetime]]:
-    """The alarms that these tasks have, so that none is added twice."""
-    statement = text("SELECT task_id, at FROM alarms WHERE " + any_of(session, "task_id", "ids"))
-    rows = await session.execute(statement.columns(at=alarms.c.at.type), {"ids": ids_parameter(session, task_ids)})
+async def later_of(session: Session, task_ids: Sequence[int], *, now: datetime) -> set[tuple[int, datetime]]:
+    """The alarms that these tasks have after now, so that none is added twice; those before are being used up."""
+    statement = text(f"SELECT task_id, at FROM alarms WHERE at > :now AND {any_of(session, 'task_id', 'ids')}")
+    rows = await session.execute(
+        statement.columns(at=alarms.c.at.type),
+        {"ids": ids_parameter(session, task_ids), "now": moment_parameter(session, now)},
+    )
     return {(row.task_id, row.at) for row in rows}
 
 

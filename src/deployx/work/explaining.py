@@ -27,8 +27,8 @@ from deployx.timing.owed import Due
 from deployx.timing.policy import Policy
 from deployx.timing.windows import Calendar
 from deployx.timing.words import reason_in_words
-from deployx.work import calendars, executions, plans
-from deployx.work.plans import Task
+from deployx.work import calendars, plans, task_rows
+from deployx.work.task_rows import Task
 
 LATEST = 5
 LONG_RUNNING = timedelta(hours=1)
@@ -53,7 +53,7 @@ def summary(reasons: Sequence[Reason]) -> str:
 
 async def task(session: Session, task_id: int, *, now: datetime) -> list[Reason]:
     """Why a task does or does not run, the weightiest first. Raises nothing for a task that is there."""
-    found = await executions.unlocked_task(session, task_id)
+    found = await task_rows.read(session, task_id)
     assert found is not None
     calendar = (await calendars.of(session, calendars.TASKS, [task_id])).get(task_id) if found["restricted"] else None
     reasons = await _activity(session, found, now)
@@ -210,7 +210,7 @@ async def _upstreams(session: Session, task: Task) -> list[Reason]:
 
 async def _targets(session: Session, task: Task) -> list[Reason]:
     """Whether its devices and groups exist, its owner may run on them, and they are online."""
-    reached = (await resolve(session, {task["id"]: executions.owner_of(task)}))[task["id"]]
+    reached = (await resolve(session, {task["id"]: task_rows.owner_of(task)}))[task["id"]]
     if reached.refusal:
         return [Reason("no_access", f"An execution would fail: {reached.refusal}", value=reached.refusal)]
     if not reached.devices:

@@ -15,7 +15,7 @@ from deployx.timing.owed import Override, Plan
 from deployx.timing.recurrence import TICK
 from deployx.work import alarms, overrides, plans, tasks
 from deployx.work.executions import Server
-from deployx.work.plans import Task
+from deployx.work.task_rows import Task
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any
-
-from sqlalchemy import RowMapping
 
 from deployx.clock import ClockSteps
 from deployx.db.bulk import insert_rows
@@ -19,9 +16,7 @@ from deployx.timing.owed import Plan
 from deployx.timing.policy import BY_HAND, CatchUp, Outside, Overlap, Policy
 from deployx.timing.windows import Calendar
 from deployx.work import dependencies, overrides
-
-Task = RowMapping | dict[str, Any]
-"""A row of `scheduled_tasks`, with what the clock needs of its owner."""
+from deployx.work.task_rows import Task
 
 
 def rule_of(task: Task) -> recurrence.Recurrence:

@@ -28,10 +28,10 @@ from deployx.timing.instants import format_instant
 from deployx.timing.jitter import delay
 from deployx.timing.owed import Plan
 from deployx.timing.recurrence import MOST_OCCURRENCES, After, Recurrence
-from deployx.work import alarms, dependencies, executions, overrides, plans, specs, versions
+from deployx.work import alarms, dependencies, executions, overrides, plans, specs, task_rows, versions
 from deployx.work.executions import Server
-from deployx.work.plans import Task
 from deployx.work.specs import Counted, TaskSpec
+from deployx.work.task_rows import Task
 from deployx.work.versions import Version
 
 
@@ -241,16 +241,16 @@ async def execute(session: Session, server: Server, task_id: int, *, by: int, no
         raise Conflict(
             f"{running} executions of task {task_id} run already, and it allows {allowed} at once: wait or cancel one."
         )
-    targets = await resolve(session, {task_id: executions.owner_of(task)})
+    targets = await resolve(session, {task_id: task_rows.owner_of(task)})
     return await executions.start_by_hand(session, server, task, targets[task_id], by, now=now)
 
 
 async def locked(session: Session, server: Server, task_id: int, *, now: datetime) -> Task:
     """The task, locked, with all that was due before `now` accounted for."""
-    if await executions.lock_task(session, task_id) is None:
+    if await task_rows.lock(session, task_id) is None:
         raise NotFound
     await executions.account_for(session, server, [task_id], now=now)
-    task = await executions.lock_task(session, task_id)
+    task = await task_rows.lock(session, task_id)
     if task is None:
         raise NotFound
     return task

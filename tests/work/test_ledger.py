@@ -161,17 +161,20 @@ class World:
     async def _edit(self, diary: Diary) -> None:
         period = self.rng.choice((20, 45, 60, 300, 900))
         start_at = self.now - timedelta(seconds=self.rng.randint(0, 100))
+        status = self.rng.choice((None, None, "pending", "paused"))
 
         async def change(session: Any) -> None:
             before = (await specs.stored(session, [diary.task_id]))[diary.task_id]
             after = replace(before, **(_every(period, start_at) | {"jitter_seconds": self.rng.choice((0, period - 1))}))
-            await tasks.change(session, SERVER, diary.task_id, before, after, None, by=1, now=self.now)
+            await tasks.change(session, SERVER, diary.task_id, before, after, status, by=1, now=self.now)
 
         await self._write(change)
+        await self._note_own_pauses()
         was_active = diary.active_since is not None
         diary.stop(self.now)
         diary.period, diary.start_at = period, start_at
-        diary.active_since = self.now if was_active else None
+        is_active = was_active if status is None else status == "pending"
+        diary.active_since = self.now if is_active else None
 
     def _upcoming(self, diary: Diary) -> datetime:
         ahead = int((self.now - diary.start_at).total_seconds()) // diary.period + self.rng.randint(1, 3)

@@ -25,7 +25,7 @@ from deployx.engine.clock import TaskClock
 from deployx.events import Hints
 from deployx.lifecycle import RunStatus
 from deployx.work import device_runs as runs
-from deployx.work import executions, occurrences, settling, tasks, verification
+from deployx.work import executions, occurrences, settling, specs, tasks, verification
 from deployx.work.executions import Server
 from tests.work.spine import NOW, SERVER, Spine
 
@@ -287,6 +287,21 @@ async def test_a_moved_occurrence_starts_at_its_new_time_and_a_skipped_one_never
         rows = (await session.execute(select(table).order_by(table.c.planned_for))).all()
     started = [(row.execution_time - NOW) / HOUR if row.execution_time else row.reason for row in rows]
     assert started == ["skipped_by_hand", 4.5, 3, 4, 1.5, 6]
+
+
+async def test_a_change_by_hand_within_a_pause_does_not_outlive_it_however_the_pause_ends(spine: Spine) -> None:
+    for ends_by_edit in (False, True):
+        task_id = await spine.task(**hourly())
+        async with spine.database.write() as session:
+            await occurrences.move(session, SERVER, task_id, NOW + 2 * HOUR, NOW + 4.5 * HOUR, by=1, now=NOW)
+            await tasks.pause(session, SERVER, task_id, by=1, now=NOW + HOUR / 2)
+            if ends_by_edit:
+                spec = (await specs.stored(session, [task_id]))[task_id]
+                await tasks.change(session, SERVER, task_id, spec, spec, "pending", by=1, now=NOW + 3.5 * HOUR)
+            else:
+                await tasks.resume(session, SERVER, task_id, by=1, now=NOW + 3.5 * HOUR)
+        await live(spine, NOW + 5 * HOUR, since=NOW + 3.5 * HOUR)
+        assert endings(await spine.ledger(task_id)) == [(4, "completed"), (5, "completed")]
 
 
 async def test_jitter_holds_back_the_start_but_not_the_plan_and_is_the_same_each_time(spine: Spine) -> None:

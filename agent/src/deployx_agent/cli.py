@@ -79,7 +79,7 @@ def _enroll(options: argparse.Namespace) -> int:
         options.data_dir, options.server, _key(options), options.name,
         ca_file=options.ca_file, insecure_http=options.insecure_http,
     )  # fmt: skip
-    print(f"Enrolled as {done.device_name!r} (device {done.device_id}). Start it with: run")  # noqa: T201
+    print(f"Enrolled as {done.device_name!r} (device {done.device_id}). Start it with: deployx-agent run")  # noqa: T201
     return DONE
 
 

@@ -91,11 +91,16 @@ class Database:
             return await work(session)
 
     async def now(self, session: Session) -> datetime:
-        """The instant that decides what is due: the database's on PostgreSQL, so that replicas agree."""
+        """The instant that decides what is due: the database's on PostgreSQL, so that replicas agree.
+
+        On SQLite it is the process's clock, which is watched for steps each time that it decides something.
+        """
         if self.is_sqlite:
-            return self._clock.now()
-        moment: datetime = (await session.execute(text("SELECT clock_timestamp()"))).scalar_one()
-        return moment.astimezone(UTC)
+            moment = self._clock.now()
+            self._clock.steps.observe(moment, self._clock.monotonic())
+            return moment
+        told: datetime = (await session.execute(text("SELECT clock_timestamp()"))).scalar_one()
+        return told.astimezone(UTC)
 
 
 def _async_url(url: str) -> URL:

@@ -31,6 +31,7 @@ class TaskClock:
         self._hints = hints
         self._server = server
         self._sleep_seconds = 0.0
+        self._held = False
 
     async def run(self) -> None:
         while True:
@@ -54,11 +55,12 @@ class TaskClock:
         if not self._database.is_sqlite:
             return False
         steps, monotonic = self._clock.steps, self._clock.monotonic()
-        step = steps.observe(self._clock.now(), monotonic)
-        if step:
-            log.warning("clock.stepped", seconds=step.total_seconds())
+        steps.observe(self._clock.now(), monotonic)
         self._sleep_seconds = min(steps.holds(monotonic), LONGEST_SLEEP_SECONDS)
-        return self._sleep_seconds > 0
+        was_held, self._held = self._held, self._sleep_seconds > 0
+        if self._held and not was_held:
+            log.warning("clock.stepped", hold_seconds=round(steps.holds(monotonic), 1))
+        return self._held
 
     async def _fire_fresh(self, session: Session, now: datetime) -> int:
         return await executions.fire(session, self._server, now=now, limit=TASKS_AT_ONCE)

@@ -152,7 +152,7 @@ def look(task: Task, around: Surroundings, steps: ClockSteps, now: datetime) -> 
     rule = plans.rule_of(task)
     policy = plans.policy_of(task, around.calendars.get(task_id), steps)
     changes = around.overrides.get(task_id, {})
-    passed = overrides.passed_in_pause(changes, task["resumed_at"]) if "resumed_at" in task else []
+    passed = overrides.passed_in_pause(changes, resumed["resumed_at"]) if resumed else []
     changes = {planned_for: change for planned_for, change in changes.items() if planned_for not in passed}
     plan = Plan(rule, task_id, task["jitter_seconds"], changes)
     certain = policy.calendar is None and not policy.stepped_over

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from deployx.db.bulk import insert_rows
 from deployx.db.database import Session
@@ -170,14 +170,21 @@ def upstream_ids(spec: TaskSpec) -> list[int]:
 
 async def write_links(session: Session, specs: Mapping[int, TaskSpec], rules: Mapping[int, Recurrence]) -> None:
     """Store what new tasks point at: targets, windows, blackouts, tasks that they wait for."""
-    devices = [(task_id, device_id) for task_id, spec in specs.items() for device_id in spec.device_ids]
-    await insert_rows(session, task_target_devices, ("task_id", "device_id"), devices)
-    groups = [(task_id, group_id) for task_id, spec in specs.items() for group_id in spec.group_ids]
-    await insert_rows(session, task_target_groups, ("task_id", "group_id"), groups)
+    await write_targets(session, specs, replace=False)
     await attach_calendars(session, specs, replace=False)
     waiting = {task_id: rule for task_id, rule in rules.items() if isinstance(rule, After)}
     if waiting:
         await dependencies.write(session, waiting)
+
+
+async def write_targets(session: Session, specs: Mapping[int, TaskSpec], *, replace: bool) -> None:
+    if replace:
+        for table in (task_target_devices, task_target_groups):
+            await session.execute(delete(table).where(table.c.task_id.in_(specs)))
+    devices = [(task_id, device_id) for task_id, spec in specs.items() for device_id in spec.device_ids]
+    await insert_rows(session, task_target_devices, ("task_id", "device_id"), devices)
+    groups = [(task_id, group_id) for task_id, spec in specs.items() for group_id in spec.group_ids]
+    await insert_rows(session, task_target_groups, ("task_id", "group_id"), groups)
 
 
 async def attach_calendars(session: Session, specs: Mapping[int, TaskSpec], *, replace: bool) -> None:

@@ -10,15 +10,13 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import select, update
 
 from deployx.db.bulk import allocate_ids, insert_rows
 from deployx.db.database import Session
 from deployx.db.schema import (
     payloads,
     scheduled_tasks,
-    task_target_devices,
-    task_target_groups,
 )  # fmt: skip
 from deployx.errors import Conflict, Invalid, NotFound, Problem
 from deployx.fleet.resolution import resolve
@@ -26,7 +24,6 @@ from deployx.lifecycle import TASK_MOVES, TASK_SCHEDULED, TaskStatus
 from deployx.timing import recurrence
 from deployx.timing.instants import format_instant
 from deployx.timing.jitter import delay
-from deployx.timing.owed import Plan
 from deployx.timing.recurrence import MOST_OCCURRENCES, After, Recurrence
 from deployx.work import alarms, dependencies, executions, overrides, plans, specs, task_rows, versions
 from deployx.work.executions import Server
@@ -67,7 +64,7 @@ async def create_many(
     values = [
         specs.row_values(spec, rule, now) | {"id": task_id, "payload_id": payload_id, "status": status}
         | {"version": 1, "created_by": by, "created_at": now, "execution_count": 0, "counted_from": now}
-        | _next(spec, task_id, None if is_paused else first)
+        | _next(task_id, None if is_paused else first, spec.jitter_seconds)
         for spec, (rule, first), task_id, payload_id in zip(wanted, planned, ids, payload_ids, strict=True)
     ]  # fmt: skip
     await insert_rows(session, scheduled_tasks, list(values[0]), [tuple(row.values()) for row in values])
@@ -81,9 +78,9 @@ async def create_many(
     return ids
 
 
-def _next(spec: TaskSpec, task_id: int, first: datetime | None) -> dict[str, datetime | None]:
+def _next(task_id: int, first: datetime | None, jitter_seconds: int) -> dict[str, datetime | None]:
     """The nominal instant that comes next, and when it falls due."""
-    due_at = None if first is None else first + delay(task_id, first, spec.jitter_seconds)
+    due_at = None if first is None else first + delay(task_id, first, jitter_seconds)
     return {"next_planned_for": first, "next_execution": due_at}
 
 
@@ -101,6 +98,8 @@ async def change(
     moved = _moved(task, wanted, first, rule) if wanted else TaskStatus(task["status"])
     if moved == TaskStatus.PENDING and await executions.running_of(session, task_id):
         moved = TaskStatus.RUNNING
+    if task["status"] not in TASK_SCHEDULED:
+        await _begin_anew(session, task_id, now=now)
     if moved in TASK_SCHEDULED:
         await _carry_over(session, task, after, rule, now=now)
     else:
@@ -112,16 +111,12 @@ async def change(
         (values["payload_id"],) = await allocate_ids(session, payloads, 1)
         body = (values["payload_id"], after.task_type, dict(after.payload))
         await insert_rows(session, payloads, ("id", "kind", "body"), [body])
-    values |= {"status": moved.value} | _next(after, task_id, first if moved in TASK_SCHEDULED else None)
+    values |= {"status": moved.value}
+    values |= _next(task_id, first if moved in TASK_SCHEDULED else None, after.jitter_seconds)
     values |= {} if moved == TaskStatus.PAUSED else {"paused_reason": None, "paused_until": None}
     await _store(session, task, values)
     if (after.device_ids, after.group_ids) != (before.device_ids, before.group_ids):
-        await session.execute(delete(task_target_devices).where(task_target_devices.c.task_id == task_id))
-        await session.execute(delete(task_target_groups).where(task_target_groups.c.task_id == task_id))
-        devices = [(task_id, device_id) for device_id in after.device_ids]
-        await insert_rows(session, task_target_devices, ("task_id", "device_id"), devices)
-        groups = [(task_id, group_id) for group_id in after.group_ids]
-        await insert_rows(session, task_target_groups, ("task_id", "group_id"), groups)
+        await specs.write_targets(session, {task_id: after}, replace=True)
     await specs.attach_calendars(session, {task_id: after}, replace=True)
     changed = specs.definition(after, rule, created_at)
     last = specs.last_planned_for(rule)
@@ -160,13 +155,17 @@ async def resume(session: Session, server: Server, task_id: int, *, by: int, now
     moved = _moved(task, TaskStatus.PENDING, first, rule)
     if await executions.running_of(session, task_id):
         moved = TaskStatus.RUNNING
-    due_at = None if first is None else Plan(rule, task_id, task["jitter_seconds"]).due_at(first)
-    values = {"status": moved.value, "next_planned_for": first, "next_execution": due_at, "paused_reason": None}
-    await _store(session, task, values | {"updated_at": now, "paused_until": None})
+    values = {"status": moved.value, "paused_reason": None, "paused_until": None, "updated_at": now}
+    await _store(session, task, values | _next(task_id, first, task["jitter_seconds"]))
     await versions.add_move(session, task_id, task["version"] + 1, "resume", moved, by=by, at=now)
+    await _begin_anew(session, task_id, now=now)
+    await alarms.add(session, [(task_id, now)])
+
+
+async def _begin_anew(session: Session, task_id: int, *, now: datetime) -> None:
+    """What was changed by hand for the time in which the task was not active does not count."""
     changes = (await overrides.of(session, [task_id])).get(task_id, {})
     await overrides.remove(session, task_id, overrides.passed_in_pause(changes, now))
-    await alarms.add(session, [(task_id, now)])
 
 
 async def cancel(session: Session, server: Server, task_id: int, *, by: int, now: datetime) -> None:

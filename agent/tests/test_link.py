@@ -173,7 +173,8 @@ async def test_a_message_that_breaks_the_protocol_ends_the_session_and_not_the_a
 ) -> None:
     await server.send(message)
     await server.until(lambda: len(server.sessions) == 2)
-    await server.message("finished", await server.give("true"))
+    finished = await server.message("finished", await server.give("true"))
+    assert finished["status"] == "succeeded"
 
 
 async def test_a_silent_server_is_left_and_tried_again(
@@ -182,6 +183,7 @@ async def test_a_silent_server_is_left_and_tried_again(
     monkeypatch.setattr(protocol, "SILENT_AFTER_SECONDS", 0.2)
     await server.cut()
     await server.until(lambda: len(server.sessions) >= 4)
+    assert len(server.sessions) >= 4
 
 
 async def test_heartbeats_keep_a_session_open_and_changed_facts_are_told(

@@ -268,6 +268,25 @@ async def test_one_occurrence_is_skipped_moved_and_put_back(api: Api) -> None:
     assert (await api.admin.get(f"{TASKS}/{task['id']}")).json()["next_execution"] == first
 
 
+async def test_occurrences_are_listed_part_by_part(api: Api) -> None:
+    await api.device()
+    task = await api.task(**DAILY)
+    address = f"{TASKS}/{task['id']}/occurrences"
+    span = {"from": shown(in_days(1, 0)), "to": shown(in_days(11, 0)), "limit": "4"}
+    first = (await api.admin.get(address, params=span)).json()
+    assert (first["total"], first["skip"], first["limit"], len(first["items"])) == (10, 0, 4, 4)
+    second = (await api.admin.get(address, params=span | {"cursor": first["next_cursor"]})).json()
+    skipped = (await api.admin.get(address, params=span | {"skip": "4"})).json()
+    assert second["items"] == skipped["items"] != first["items"]
+    last = (await api.admin.get(address, params=span | {"skip": "8"})).json()
+    assert (len(last["items"]), last["next_cursor"]) == (2, None)
+    wrong = await api.admin.get(address, params={"from": span["to"], "to": span["from"]})
+    assert (wrong.status_code, wrong.json()["errors"][0]["loc"]) == (422, ["query", "to"])
+    every_second = await api.task(recurrence_type="interval", recurrence_config={"every_seconds": 1})
+    many = (await api.admin.get(f"{TASKS}/{every_second['id']}/occurrences")).json()
+    assert (many["total"], many["total_capped"], len(many["items"])) == (10_000, True, 100)
+
+
 async def test_only_planned_occurrences_to_come_can_be_changed(api: Api) -> None:
     await api.device()
     task = await api.task(**DAILY)

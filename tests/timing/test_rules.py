@@ -5,7 +5,7 @@ from datetime import UTC, datetime, time, timedelta
 
 import pytest
 
-from deployx.timing.recurrence import between, parse
+from deployx.timing.recurrence import parse
 from deployx.timing.rules import LAST_INSTANT, Interval, Recurrence, Weekly
 from tests.timing import oracle
 from tests.timing.oracle import fresh_random, utc
@@ -82,13 +82,13 @@ def test_weekdays_count_monday_as_0_in_days_of_week_but_sunday_as_0_in_cron() ->
     weekly = rule("weekly", {"time": "02:00", "days_of_week": [1, 2, 3, 4, 5]})
     by_cron = cron("0 2 * * 1-5")
     week = (utc(2026, 11, 23), utc(2026, 11, 30))
-    assert [f"{at:%a}" for at in between(weekly, *week)] == ["Tue", "Wed", "Thu", "Fri", "Sat"]
-    assert [f"{at:%a}" for at in between(by_cron, *week)] == ["Mon", "Tue", "Wed", "Thu", "Fri"]
+    assert [f"{at:%a}" for at in weekly.between(*week)] == ["Tue", "Wed", "Thu", "Fri", "Sat"]
+    assert [f"{at:%a}" for at in by_cron.between(*week)] == ["Mon", "Tue", "Wed", "Thu", "Fri"]
 
 
 def test_once_occurs_once() -> None:
     once = parse("once", None, scheduled_for=MONDAY)
-    assert list(between(once, utc(2020, 1, 1), utc(2030, 1, 1))) == [MONDAY]
+    assert list(once.between(utc(2020, 1, 1), utc(2030, 1, 1))) == [MONDAY]
     assert once.next_after(MONDAY) is None
 
 
@@ -104,12 +104,12 @@ def test_nothing_occurs_before_the_start_but_an_occurrence_exactly_at_it_does() 
 
 def test_an_end_is_inclusive_and_a_bare_date_means_the_end_of_that_day_there() -> None:
     inclusive = rule("daily", {"time": "02:00", "end_date": "2026-11-25T02:00:00Z"})
-    assert list(between(inclusive, MONDAY, utc(2027, 1, 1))) == [utc(2026, 11, 24, 2), utc(2026, 11, 25, 2)]
+    assert list(inclusive.between(MONDAY, utc(2027, 1, 1))) == [utc(2026, 11, 24, 2), utc(2026, 11, 25, 2)]
     before = rule("daily", {"time": "02:00", "end_date": "2026-11-25T01:59:59Z"})
-    assert list(between(before, MONDAY, utc(2027, 1, 1))) == [utc(2026, 11, 24, 2)]
+    assert list(before.between(MONDAY, utc(2027, 1, 1))) == [utc(2026, 11, 24, 2)]
     # 23:00 on the 24th in New York is 04:00 UTC on the 25th.
     there = rule("daily", {"time": "23:00", "end_date": "2026-11-24"}, "America/New_York")
-    assert list(between(there, MONDAY, utc(2027, 1, 1))) == [utc(2026, 11, 24, 4), utc(2026, 11, 25, 4)]
+    assert list(there.between(MONDAY, utc(2027, 1, 1))) == [utc(2026, 11, 24, 4), utc(2026, 11, 25, 4)]
 
 
 def test_every_other_week_is_counted_in_monday_weeks_from_the_start() -> None:
@@ -117,10 +117,10 @@ def test_every_other_week_is_counted_in_monday_weeks_from_the_start() -> None:
     config = {"time": "02:00", "days_of_week": [0, 4], "every": 2}
     recurrence = rule("weekly", config, start_at=utc(2026, 11, 25))
     expected = [utc(2026, 11, 27, 2), utc(2026, 12, 7, 2), utc(2026, 12, 11, 2), utc(2026, 12, 21, 2)]
-    assert list(between(recurrence, utc(2020, 1, 1), utc(2026, 12, 24))) == expected
+    assert list(recurrence.between(utc(2020, 1, 1), utc(2026, 12, 24))) == expected
     # In Auckland that start is already Monday the 30th, so its week is another one.
     there = rule("weekly", config, "Pacific/Auckland", utc(2026, 11, 29, 12))
-    assert list(between(there, MONDAY, utc(2026, 12, 14))) == [
+    assert list(there.between(MONDAY, utc(2026, 12, 14))) == [
         utc(2026, 11, 29, 13),
         utc(2026, 12, 3, 13),
         utc(2026, 12, 13, 13),
@@ -138,7 +138,7 @@ def test_an_interval_counts_elapsed_time_from_the_start_through_a_shift() -> Non
     start_at = utc(2027, 3, 27, 12).replace(microsecond=250_000)
     recurrence = rule("interval", {"every_seconds": 7 * 3600}, "Europe/Berlin", start_at)
     expected = [start_at + timedelta(hours=7 * step) for step in range(6)]
-    assert list(between(recurrence, utc(2020, 1, 1), start_at + timedelta(hours=36))) == expected
+    assert list(recurrence.between(utc(2020, 1, 1), start_at + timedelta(hours=36))) == expected
     assert recurrence.next_after(expected[3]) == expected[4]
     assert recurrence.next_after(expected[3] - timedelta(microseconds=1)) == expected[3]
 
@@ -255,7 +255,7 @@ def test_random_rules_owe_around_a_shift_what_every_minute_tried_owes(zone: str,
         times = set(oracle.cron_walls(expression, datetime(1999, 12, 31, 23, 59), datetime(2000, 1, 1, 23, 59)))  # noqa: DTZ001
         due = {at.time() for at in times}
         expected = owes(minutes, named(due))
-        assert list(between(cron(expression, zone), after, until)) == expected, expression
+        assert list(cron(expression, zone).between(after, until)) == expected, expression
 
 
 @pytest.mark.parametrize(("zone", "shift_at"), SHIFTING)
@@ -276,28 +276,28 @@ def test_daily_weekly_and_monthly_rules_owe_around_a_shift_what_every_minute_tri
             (rule("monthly", {"time": time_text, "day_of_month": day}, zone), named({at}, day_of_month=day)),
         ]
         for recurrence, matches in cases:
-            assert list(between(recurrence, after, until)) == oracle.owed_by_the_wall(minutes, matches), recurrence
+            assert list(recurrence.between(after, until)) == oracle.owed_by_the_wall(minutes, matches), recurrence
 
 
 def test_the_next_instant_is_the_same_from_wherever_one_asks() -> None:
     rng = fresh_random()
     for zone, shift_at in SHIFTING:
         recurrence = cron("7,37 1,2,3,23 * * *", zone)
-        instants = list(between(recurrence, shift_at - timedelta(days=2), shift_at + timedelta(days=2)))
+        instants = list(recurrence.between(shift_at - timedelta(days=2), shift_at + timedelta(days=2)))
         for _ in range(100):
             moment = shift_at + timedelta(seconds=rng.randrange(-86_400, 86_400))
             assert recurrence.next_after(moment) == next(at for at in instants if at > moment)
 
 
 def test_instants_between_are_found_only_when_asked_for() -> None:
-    endless = between(cron("* * * * *"), MONDAY, utc(9000, 1, 1))
+    endless = cron("* * * * *").between(MONDAY, utc(9000, 1, 1))
     assert next(endless) == utc(2026, 11, 23, 10, 4)
     assert next(endless) == utc(2026, 11, 23, 10, 5)
 
 
 def test_between_excludes_its_beginning_and_includes_its_end() -> None:
     daily = rule("daily", {"time": "02:00"})
-    assert list(between(daily, utc(2026, 11, 23, 2), utc(2026, 11, 25, 2))) == [
+    assert list(daily.between(utc(2026, 11, 23, 2), utc(2026, 11, 25, 2))) == [
         utc(2026, 11, 24, 2),
         utc(2026, 11, 25, 2),
     ]

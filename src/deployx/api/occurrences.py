@@ -11,11 +11,12 @@ from sqlalchemy import select
 
 from deployx.api import paging
 from deployx.api.context import Caller, CallerOf, ServicesOf
-from deployx.api.fields import Body, InstantIn, Query
+from deployx.api.fields import Body, InstantIn
 from deployx.api.paging import Page
 from deployx.api.schedule import found_task
 from deployx.db.database import Session
 from deployx.db.schema import task_versions
+from deployx.db.types import to_microseconds
 from deployx.errors import Invalid, NotFound, Problem
 from deployx.events import Hint
 from deployx.people import audit
@@ -30,10 +31,9 @@ router = APIRouter(prefix="/api/schedule", tags=["schedule"])
 SHOWN_AHEAD = timedelta(days=31)
 
 
-class Span(Query):
+class Span(Page):
     since: InstantIn | None = Field(None, alias="from")
     until: InstantIn | None = Field(None, alias="to")
-    limit: Annotated[int, Field(ge=1, le=1000)] = 100
 
 
 class Target(Body):
@@ -66,12 +66,9 @@ async def list_occurrences(
     until = span.until or since + SHOWN_AHEAD
     if until <= since:
         raise Invalid([Problem(("query", "to"), f"{format_instant(until)} is not after 'from': give a later one.")])
-    found = occurrences.planned(plan, task, since, until, span.limit + 1)
-    items = [_shown(one, task["timezone"]) for one in found[: span.limit]]
-    envelope = {"total": len(items), "skip": 0, "limit": span.limit, "next_cursor": None}
-    if len(found) > span.limit:
-        envelope["total_capped"] = True
-    return {"items": items, **envelope}
+    found = occurrences.planned(plan, task, since, until, paging.COUNTED_TO + 1)
+    shown, envelope = paging.part_of(found, span, lambda one: to_microseconds(one.planned_for))
+    return {"items": [_shown(one, task["timezone"]) for one in shown], **envelope}
 
 
 async def _changed(caller: Caller, task_id: int, instant: str, to: datetime | None) -> dict[str, Any]:

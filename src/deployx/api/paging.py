@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Query as FromQuery
 from pydantic import Field
@@ -16,6 +16,8 @@ from deployx.db.database import Session
 from deployx.errors import Invalid, Problem
 
 COUNTED_TO = 10_000
+
+One = TypeVar("One")
 
 QUERY = FromQuery()
 
@@ -40,10 +42,26 @@ async def rows_of(
     )
     total = counted.scalar_one()
     part = query.limit(page.limit + 1)
-    part = part.offset(page.skip) if page.cursor is None else part.where(by < _decoded(page.cursor))
+    part = part.offset(page.skip) if page.cursor is None else part.where(by < decoded(page.cursor))
     found = (await session.execute(part)).all()
     rows = found[: page.limit]
-    cursor = _encoded(rows[-1]._mapping[by]) if len(found) > page.limit else None
+    cursor = encoded(rows[-1]._mapping[by]) if len(found) > page.limit else None
+    return rows, _envelope(page, total, cursor)
+
+
+def part_of(found: Sequence[One], page: Page, key: Callable[[One], int]) -> tuple[Sequence[One], dict[str, Any]]:
+    """One page of what was computed, in ascending order of `key`; of a list cut after 10,001 the rest is not shown."""
+    if page.cursor is None:
+        rest = found[page.skip :]
+    else:
+        after = decoded(page.cursor)
+        rest = [one for one in found if key(one) > after]
+    shown = rest[: page.limit]
+    cursor = encoded(key(shown[-1])) if len(rest) > page.limit else None
+    return shown, _envelope(page, len(found), cursor)
+
+
+def _envelope(page: Page, total: int, cursor: str | None) -> dict[str, Any]:
     envelope: dict[str, Any] = {
         "total": min(total, COUNTED_TO),
         "skip": page.skip,
@@ -52,7 +70,7 @@ async def rows_of(
     }
     if total > COUNTED_TO:
         envelope["total_capped"] = True
-    return rows, envelope
+    return envelope
 
 
 async def listing(
@@ -63,11 +81,11 @@ async def listing(
     return {"items": [shown(row) for row in rows], **envelope}
 
 
-def _encoded(value: int) -> str:
+def encoded(value: int) -> str:
     return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
 
 
-def _decoded(cursor: str) -> int:
+def decoded(cursor: str) -> int:
     try:
         value = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except ValueError:

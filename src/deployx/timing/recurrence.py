@@ -41,7 +41,6 @@ __all__ = [
     "Recurrence",
     "RecurrenceError",
     "Weekly",
-    "between",
     "dump",
     "limited",
     "load",
@@ -146,11 +145,6 @@ def dump(recurrence: Recurrence) -> dict[str, object]:
     if not isinstance(recurrence, After | Once) and recurrence.max_occurrences is not None:
         config["max_occurrences"] = recurrence.max_occurrences
     return config
-
-
-def between(recurrence: Recurrence, after: datetime, until: datetime) -> Iterator[datetime]:
-    """Yield the instants in (after, until] in order, each found when it is asked for."""
-    return recurrence.between(after, until)
 
 
 _NEEDS_INSTANT: Problem = (

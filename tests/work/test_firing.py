@@ -15,7 +15,7 @@ from deployx.engine.clock import TaskClock
 from deployx.errors import Conflict
 from deployx.events import Hints
 from deployx.lifecycle import RunStatus
-from deployx.work import deployments, device_runs, executions, specs, tasks
+from deployx.work import deployments, device_runs, executions, specs, tasks, waiting
 from tests.work.spine import NOW, SERVER, Spine
 
 MINUTE = timedelta(minutes=1)
@@ -198,10 +198,10 @@ async def test_a_run_for_an_absent_device_waits_runs_on_return_and_expires_at_th
         "waiting", "The device is offline.", NOW + MINUTE + timedelta(seconds=300),
     )  # fmt: skip
     async with spine.database.write() as session:
-        assert await device_runs.overdue(session, now=NOW + 6 * MINUTE - timedelta(seconds=1)) == []
-        (late,) = await device_runs.overdue(session, now=NOW + 6 * MINUTE)
+        assert await waiting.overdue(session, now=NOW + 6 * MINUTE - timedelta(seconds=1)) == []
+        (late,) = await waiting.overdue(session, now=NOW + 6 * MINUTE)
         assert late[2] is RunStatus.EXPIRED
-        assert await device_runs.device_came(session, [3]) == 1
+        assert await waiting.device_came(session, [3]) == 1
     (run,) = await spine.runs()
     assert (run["status"], run["deadline_at"]) == ("queued", None)
 
@@ -255,7 +255,7 @@ async def test_cancelling_a_task_ends_what_waits_and_asks_devices_to_stop(spine:
         await tasks.cancel(session, SERVER, task_id, by=1, now=NOW + 2 * MINUTE)
     assert [run["status"] for run in await spine.runs()] == ["cancelling", "cancelled"]
     async with spine.database.write() as session:
-        (late,) = await device_runs.overdue(session, now=NOW + 3 * MINUTE)
+        (late,) = await waiting.overdue(session, now=NOW + 3 * MINUTE)
         assert late[2] is RunStatus.CANCEL_UNCONFIRMED
         await device_runs.end(session, [late[0]], late[2], late[3], now=NOW + 3 * MINUTE)
         await executions.settle_deployments(session, SERVER, [late[1]], now=NOW + 3 * MINUTE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,7 +26,7 @@ from deployx.engine.clock import TaskClock
 from deployx.events import Hints
 from deployx.lifecycle import RunStatus
 from deployx.work import device_runs as runs
-from deployx.work import executions, occurrences, settling, specs, tasks, verification
+from deployx.work import executions, occurrences, settling, specs, tasks, verification, waiting
 from deployx.work.executions import Server
 from tests.work.spine import NOW, SERVER, Spine
 
@@ -136,12 +137,12 @@ async def test_a_device_waits_for_the_windows_of_all_its_groups(spine: Spine) ->
     async with spine.database.write() as session:
         sent = await runs.claim_queued(session, "r1", 10, now=NOW + MINUTE)
     assert [run["device_id"] for run in sent] == [2]
-    waiting = (await spine.runs())[0]
-    assert (waiting["status"], waiting["opens_at"]) == ("waiting", NOW + HOUR)
-    assert waiting["reason"] == "Outside the windows, or in a blackout, of the group 'g'."
-    assert waiting["deadline_at"] == NOW + MINUTE + 2 * HOUR
+    run = (await spine.runs())[0]
+    assert (run["status"], run["opens_at"]) == ("waiting", NOW + HOUR)
+    assert run["reason"] == "Outside the windows, or in a blackout, of the group 'g'."
+    assert run["deadline_at"] == NOW + MINUTE + 2 * HOUR
     async with spine.database.write() as session:
-        assert await runs.windows_opened(session, now=NOW + HOUR) == 1
+        assert await waiting.windows_opened(session, now=NOW + HOUR) == 1
         assert len(await runs.claim_queued(session, "r1", 10, now=NOW + HOUR)) == 1
 
 
@@ -152,7 +153,7 @@ async def test_a_device_whose_window_stays_shut_expires_and_says_so(spine: Spine
     await spine.fire(NOW + MINUTE)
     async with spine.database.write() as session:
         await runs.claim_queued(session, "r1", 10, now=NOW + MINUTE)
-        found = await runs.overdue(session, now=NOW + 7 * MINUTE)
+        found = await waiting.overdue(session, now=NOW + 7 * MINUTE)
     assert [(status, reason) for _, _, status, reason in found] == [
         (RunStatus.EXPIRED, "No window of the device's groups opened before the deadline.")
     ]
@@ -236,9 +237,9 @@ async def test_what_waits_is_cancelled_by_hand_at_once_and_with_its_task(spine: 
     task_id = await spine.every_minute(overlap_policy="queue", max_instances=1)
     await spine.fire(NOW + MINUTE)
     await spine.fire(NOW + 2 * MINUTE)
-    waiting = (await spine.executions(task_id))[1]["id"]
+    queued_id = (await spine.executions(task_id))[1]["id"]
     async with spine.database.write() as session:
-        await executions.cancel(session, SERVER, [waiting], now=NOW + 2 * MINUTE)
+        await executions.cancel(session, SERVER, [queued_id], now=NOW + 2 * MINUTE)
     assert [row[2] for row in await spine.ledger(task_id)] == ["running", "cancelled"]
     assert (await spine.shown(task_id))["status"] == "running"
     await spine.fire(NOW + 3 * MINUTE)
@@ -302,6 +303,21 @@ async def test_a_change_by_hand_within_a_pause_does_not_outlive_it_however_the_p
                 await tasks.resume(session, SERVER, task_id, by=1, now=NOW + 3.5 * HOUR)
         await live(spine, NOW + 5 * HOUR, since=NOW + 3.5 * HOUR)
         assert endings(await spine.ledger(task_id)) == [(4, "completed"), (5, "completed")]
+
+
+async def test_a_change_by_hand_goes_with_the_occurrence_that_an_edit_during_a_pause_takes_away(spine: Spine) -> None:
+    task_id = await spine.task(**hourly())
+    async with spine.database.write() as session:
+        await occurrences.skip(session, SERVER, task_id, NOW + 2 * HOUR, by=1, now=NOW)
+        await tasks.pause(session, SERVER, task_id, by=1, now=NOW + HOUR / 2)
+        spec = (await specs.stored(session, [task_id]))[task_id]
+        later = replace(spec, scheduled_time=NOW + HOUR / 4)
+        await tasks.change(session, SERVER, task_id, spec, later, None, by=1, now=NOW + HOUR / 2)
+        await tasks.resume(session, SERVER, task_id, by=1, now=NOW + HOUR / 2)
+    await live(spine, NOW + 3 * HOUR, since=NOW + HOUR / 2)
+    async with spine.database.write() as session:
+        await tasks.pause(session, SERVER, task_id, by=1, now=NOW + 3 * HOUR)
+    assert endings(await spine.ledger(task_id)) == [(1, "completed"), (2, "completed")]
 
 
 async def test_jitter_holds_back_the_start_but_not_the_plan_and_is_the_same_each_time(spine: Spine) -> None:

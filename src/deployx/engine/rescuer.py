@@ -9,7 +9,7 @@ import structlog
 from deployx.db.database import Database, Session
 from deployx.events import Hint, Hints
 from deployx.lifecycle import RunStatus
-from deployx.work import deployments, device_runs, executions, settling
+from deployx.work import deployments, device_runs, executions, settling, waiting
 from deployx.work.executions import Server
 
 log = structlog.get_logger(__name__)
@@ -29,11 +29,11 @@ class Rescuer:
         """End runs whose device did not come, fell silent or did not confirm a cancellation; queue those whose
         window opens. Mostly one question to the database, and no more."""
         async with self._database.read() as session:
-            if not await device_runs.any_to_watch(session):
+            if not await waiting.any_to_watch(session):
                 return 0
             now = await self._database.now(session)
-            opens = await device_runs.any_window_opens(session, now=now)
-            overdue = await device_runs.overdue(session, now=now)
+            opens = await waiting.any_window_opens(session, now=now)
+            overdue = await waiting.overdue(session, now=now)
         if opens:
             await self._database.transact(self._open_windows)
             self._hints.give(Hint.RUNS)
@@ -41,7 +41,7 @@ class Rescuer:
 
     async def _end_overdue(self, session: Session) -> int:
         now = await self._database.now(session)
-        found = await device_runs.overdue(session, now=now)
+        found = await waiting.overdue(session, now=now)
         by_ending: dict[tuple[RunStatus, str], list[int]] = defaultdict(list)
         for run_id, _, status, reason in found:
             by_ending[status, reason].append(run_id)
@@ -54,17 +54,17 @@ class Rescuer:
         return len(found)
 
     async def _open_windows(self, session: Session) -> int:
-        return await device_runs.windows_opened(session, now=await self._database.now(session))
+        return await waiting.windows_opened(session, now=await self._database.now(session))
 
     async def settle_left_over(self) -> int:
         """Settle deployments whose runs have all ended, and queue runs that missed their device's arrival."""
         async with self._database.read() as session:
             left = await deployments.unsettled(session, DEPLOYMENTS_AT_ONCE)
-            overlooked = await device_runs.any_overlooked(session)
+            overlooked = await waiting.any_overlooked(session)
         if left:
             await self._database.transact(lambda session: self._settle(session, left))
         if overlooked:
-            await self._database.transact(device_runs.queue_overlooked)
+            await self._database.transact(waiting.queue_overlooked)
             self._hints.give(Hint.RUNS)
         return len(left)
 

@@ -24,7 +24,7 @@ from deployx.gateway.connections import Connections
 from deployx.gateway.endpoint import AgentEndpoint
 from deployx.gateway.inbox import Inbox
 from deployx.gateway.orders import OrderSigner
-from deployx.work import device_runs
+from deployx.work import waiting
 from deployx.work.executions import Server
 
 log = structlog.get_logger(__name__)
@@ -86,7 +86,7 @@ class Engine:
     async def _let_go(self, session: Session) -> None:
         now = await self._database.now(session)
         gone = await devices.abandon(session, [self.replica_id], now=now)
-        await device_runs.devices_left(session, gone, now=now)
+        await waiting.devices_left(session, gone, now=now)
         await replicas.release(session, self.replica_id)
 
     async def _renew_lease(self, *, first: bool = False) -> None:
@@ -97,7 +97,7 @@ class Engine:
             await replicas.renew_lease(session, self.replica_id, now + LEASE)
             dead = await self._dead_replicas(session, now, everything=first and self._database.is_sqlite)
             gone = await devices.abandon(session, dead, now=now)
-            await device_runs.devices_left(session, gone, now=now)
+            await waiting.devices_left(session, gone, now=now)
             return gone
 
         gone = await self._database.transact(renew)

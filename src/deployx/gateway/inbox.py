@@ -23,7 +23,7 @@ from deployx.fleet import devices
 from deployx.gateway.connections import Connection
 from deployx.gateway.messages import Accepted, Facts, Finished, Output, Rejected, Report, Started
 from deployx.lifecycle import RunStatus
-from deployx.work import device_runs, executions, output, settling
+from deployx.work import device_runs, executions, output, settling, waiting
 from deployx.work.executions import Server
 
 log = structlog.get_logger(__name__)
@@ -185,7 +185,7 @@ async def _record_arrivals(session: Session, came: Sequence[Came], now: datetime
     newest = {one.connected.device_id: one for one in came}
     await devices.connect(session, [one.connected for one in newest.values()], now=now)
     touched = await device_runs.reconcile(session, [one.returned for one in newest.values()], now=now)
-    await device_runs.device_came(session, list(newest))
+    await waiting.device_came(session, list(newest))
     return set(touched)
 
 
@@ -194,7 +194,7 @@ async def _record_departures(session: Session, left: Sequence[Left], now: dateti
         return
     sessions = [(one.connection.device_id, one.connection.session_id) for one in left]
     gone = await devices.disconnect(session, sessions, now=now)
-    await device_runs.devices_left(session, gone, now=now)
+    await waiting.devices_left(session, gone, now=now)
 
 
 async def _record_reports(

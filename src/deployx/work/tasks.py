@@ -101,9 +101,10 @@ async def change(
     if task["status"] not in TASK_SCHEDULED:
         await _begin_anew(session, task_id, now=now)
     if moved in TASK_SCHEDULED:
-        await _carry_over(session, task, after, rule, now=now)
+        await _carry_over(session, task, now=now)
     else:
         await plans.close_pending(session, task, moved, now=now)
+    await _drop_stale(session, task_id, rule, now=now)
     values = specs.row_values(after, rule, now) | {
         "counted_from": counted.counted_from, "planned_before": counted.planned_before,
     }  # fmt: skip
@@ -305,18 +306,19 @@ async def _link_upstreams(session: Session, task_id: int, rule: Recurrence) -> N
         await dependencies.unlink(session, task_id)
 
 
-async def _carry_over(session: Session, task: Task, after: TaskSpec, rule: Recurrence, *, now: datetime) -> None:
-    """An edit keeps what the old definition planned before it: occurrences that jitter holds back still start.
-
-    Changes of single occurrences stay where the new definition has those too.
-    """
+async def _carry_over(session: Session, task: Task, *, now: datetime) -> None:
+    """An edit keeps what the old definition planned before it: occurrences that jitter holds back still start."""
     plan = await plans.plan_of(session, task)
     for planned in plans.pending(plan, task, now):
         if planned not in plan.overrides:
             await overrides.put(session, task["id"], planned, plan.due_at(planned), by=None, now=now)
-    tick = recurrence.TICK
-    stale = [one for one in plan.overrides if one > now and rule.next_after(one - tick) != one]
-    await overrides.remove(session, task["id"], stale)
+
+
+async def _drop_stale(session: Session, task_id: int, rule: Recurrence, *, now: datetime) -> None:
+    """Changes of single occurrences stay where the new definition has those too."""
+    changes = (await overrides.of(session, [task_id])).get(task_id, {})
+    stale = [one for one in changes if one > now and rule.next_after(one - recurrence.TICK) != one]
+    await overrides.remove(session, task_id, stale)
 
 
 async def _store(session: Session, task: Task, values: Mapping[str, Any]) -> None:

@@ -320,6 +320,22 @@ async def test_a_change_by_hand_goes_with_the_occurrence_that_an_edit_during_a_p
     assert endings(await spine.ledger(task_id)) == [(1, "completed"), (2, "completed")]
 
 
+async def test_one_that_ran_ahead_of_an_edit_may_lie_among_what_the_new_definition_missed(spine: Spine) -> None:
+    task_id = await spine.task(**hourly())
+    async with spine.database.write() as session:
+        await occurrences.move(session, SERVER, task_id, NOW + 2 * HOUR, NOW + HOUR / 2, by=1, now=NOW)
+    await live(spine, NOW + HOUR / 2)
+    async with spine.database.write() as session:
+        spec = (await specs.stored(session, [task_id]))[task_id]
+        start_at = NOW + timedelta(seconds=2701)
+        often = replace(spec, recurrence_config={"every_seconds": 45}, scheduled_time=start_at)
+        await tasks.change(session, SERVER, task_id, spec, often, None, by=1, now=start_at)
+    await spine.fire(NOW + 5 * HOUR)  # an outage until then: one row covers hundreds
+    async with spine.database.read() as session:
+        found = await verification.verify_task(session, task_id, now=NOW + 5.5 * HOUR)
+    assert [problem for problem in found.problems if "overlap" in problem] == []
+
+
 async def test_jitter_holds_back_the_start_but_not_the_plan_and_is_the_same_each_time(spine: Spine) -> None:
     task_id = await spine.task(**hourly(jitter_seconds=3599))
     due_at = (await spine.shown(task_id))["next_execution"]

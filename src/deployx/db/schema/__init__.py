@@ -1,6 +1,15 @@
 """Every table of the server, with its keys and the indexes that the hot queries stand on."""
 
 from deployx.db.schema.base import Id, metadata
+from deployx.db.schema.catalog import (
+    blobs,
+    files,
+    payload_files,
+    payload_software,
+    software,
+    software_dependencies,
+    software_files,
+)
 from deployx.db.schema.fleet import (
     activation_key_groups,
     activation_keys,
@@ -52,12 +61,14 @@ __all__ = [
     "alarms",
     "audit_events",
     "blackouts",
+    "blobs",
     "dependency_events",
     "deployment_target_devices",
     "deployment_target_groups",
     "deployments",
     "device_runs",
     "devices",
+    "files",
     "grants",
     "group_blackouts",
     "group_members",
@@ -69,10 +80,15 @@ __all__ = [
     "metadata",
     "occurrence_overrides",
     "output_chunks",
+    "payload_files",
+    "payload_software",
     "payloads",
     "replicas",
     "scheduled_task_executions",
     "scheduled_tasks",
+    "software",
+    "software_dependencies",
+    "software_files",
     "task_blackouts",
     "task_dependencies",
     "task_target_devices",

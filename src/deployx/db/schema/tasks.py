@@ -11,7 +11,7 @@ payloads = Table(
     "payloads",
     metadata,
     id_column(),
-    Column("kind", String(30), nullable=False),  # command
+    Column("kind", String(30), nullable=False),  # command | software_deployment | file_deployment
     Column("body", JSON(none_as_null=True), nullable=False),
     **AUTOINCREMENT,
 )
@@ -41,6 +41,8 @@ scheduled_tasks = Table(
     Column("jitter_seconds", Integer, nullable=False, server_default=text("0")),
     Column("outside_window", String(10), nullable=False, server_default=text("'delay'")),
     Column("labels", JSON(none_as_null=True), nullable=False),
+    Column("rollout", JSON(none_as_null=True)),  # null: all devices at once, no failure allowed
+    Column("retry", JSON(none_as_null=True)),  # null: one attempt
     Column("last_planned_for", Instant),  # where max_occurrences ends the recurrence
     Column("planned_before", Integer, nullable=False, server_default=text("0")),  # instants planned before counted_from
     Column("counted_from", Instant),  # null: from the creation

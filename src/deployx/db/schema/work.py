@@ -48,6 +48,14 @@ deployments = Table(
     Column("offline_policy", String(10), nullable=False),
     Column("offline_deadline_seconds", Integer, nullable=False),
     Column("lost_after_seconds", Integer, nullable=False),
+    Column("rollout", JSON(none_as_null=True)),
+    Column("retry", JSON(none_as_null=True)),
+    Column("work", JSON(none_as_null=True)),  # files or software as they were when it started; null for commands
+    Column("supersedable", Boolean, nullable=False, server_default=text("true")),  # by a newer one of the same task
+    Column("opened_wave", Integer, nullable=False, server_default=text("0")),
+    Column("halted_reason", Text),  # why the rollout stopped
+    Column("look_at", Instant),  # when the rollout is to be looked at, besides when a run ends
+    Column("closes_at", Instant),  # when the execution's windows close
     Column("created_by", Id, ForeignKey("users.id"), nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("started_at", Instant),
@@ -55,6 +63,7 @@ deployments = Table(
     Column("cancel_requested_at", Instant),
     Column("error_message", Text),
     index_where("ix_deployments_open", "id", where="completed_at IS NULL"),
+    index_where("ix_deployments_look", "look_at", where="look_at IS NOT NULL"),
     **AUTOINCREMENT,
 )
 
@@ -85,7 +94,9 @@ device_runs = Table(
     Column("reason", Text),
     Column("queued_at", Instant, nullable=False),
     Column("deadline_at", Instant),
-    Column("opens_at", Instant),  # waits for a window of the device's groups
+    Column("is_last", Boolean, nullable=False, server_default=text("true")),  # no later attempt on this device
+    Column("waits_for", String(10)),  # device | return | window | wave | turn | retry | earlier; null: for nothing
+    Column("opens_at", Instant),  # when what it waits for is expected
     Column("dispatched_at", Instant),
     Column("journal_id", String(64)),
     Column("started_at", Instant),
@@ -97,7 +108,7 @@ device_runs = Table(
     Column("truncated", Boolean, nullable=False, server_default=text("false")),
     Column("receipt", JSON(none_as_null=True)),
     Column("late_result", JSON(none_as_null=True)),
-    Index("ix_device_runs_deployment", "deployment_id", "status"),
+    Index("ix_device_runs_deployment", "deployment_id", "status", "is_last"),
     # Status first, though it is one value: else the planner walks a larger index that covers the query.
     index_where("ix_device_runs_queued", "status", "device_id", where="status = 'queued'"),
     index_where("ix_device_runs_open", "device_id", "status", where="completed_at IS NULL"),

@@ -51,14 +51,16 @@ class RunStatus(StrEnum):
     INTERRUPTED = "interrupted"
     LOST = "lost"
     EXPIRED = "expired"
+    SUPERSEDED = "superseded"
+    HALTED = "halted"
 
 
 _R = RunStatus
 _ENDED_ON_DEVICE = frozenset({_R.SUCCEEDED, _R.FAILED, _R.ROLLED_BACK, _R.TIMED_OUT, _R.CANCELLED, _R.INTERRUPTED})
 
 RUN_MOVES: Mapping[RunStatus, frozenset[RunStatus]] = {
-    _R.QUEUED: frozenset({_R.WAITING, _R.DISPATCHED, _R.CANCELLED, _R.FAILED, _R.EXPIRED, _R.LOST}),
-    _R.WAITING: frozenset({_R.QUEUED, _R.CANCELLED, _R.EXPIRED, _R.LOST}),
+    _R.QUEUED: frozenset({_R.WAITING, _R.DISPATCHED, _R.CANCELLED, _R.FAILED, _R.EXPIRED, _R.LOST, _R.HALTED}),
+    _R.WAITING: frozenset({_R.QUEUED, _R.CANCELLED, _R.EXPIRED, _R.LOST, _R.SUPERSEDED, _R.HALTED, _R.SUCCEEDED}),
     _R.DISPATCHED: frozenset({_R.QUEUED, _R.RUNNING, _R.CANCELLING, _R.LOST, _R.EXPIRED, _R.CANCELLED})
     | _ENDED_ON_DEVICE,
     _R.RUNNING: frozenset({_R.QUEUED, _R.CANCELLING, _R.LOST, _R.CANCELLED}) | _ENDED_ON_DEVICE,
@@ -67,7 +69,8 @@ RUN_MOVES: Mapping[RunStatus, frozenset[RunStatus]] = {
 """What a device run may become; a status without an entry is an end.
 
 Dispatched and running go back to queued when a device returns that does not know the order: it is sent again under
-the same id, which the device's journal starts at most once.
+the same id, which the device's journal starts at most once. A later attempt that waits for news of one that was lost
+succeeds when it turns out that the lost one had.
 """
 
 TASK_MOVES: Mapping[TaskStatus, frozenset[TaskStatus]] = {
@@ -87,7 +90,7 @@ _E = ExecutionStatus
 EXECUTION_MOVES: Mapping[ExecutionStatus, frozenset[ExecutionStatus]] = {
     _E.QUEUED: frozenset({_E.RUNNING, _E.DELAYED, _E.SKIPPED, _E.FAILED, _E.CANCELLED}),
     _E.DELAYED: frozenset({_E.RUNNING, _E.QUEUED, _E.SKIPPED, _E.FAILED, _E.CANCELLED}),
-    _E.RUNNING: frozenset({_E.COMPLETED, _E.FAILED, _E.CANCELLED}),
+    _E.RUNNING: frozenset({_E.COMPLETED, _E.FAILED, _E.CANCELLED, _E.SKIPPED}),
 }
 
 DEPLOYMENT_MOVES: Mapping[DeploymentStatus, frozenset[DeploymentStatus]] = {
@@ -102,6 +105,7 @@ RUN_ON_DEVICE = frozenset({RunStatus.DISPATCHED, RunStatus.RUNNING, RunStatus.CA
 RUN_FAILURES = frozenset(
     {RunStatus.FAILED, RunStatus.ROLLED_BACK, RunStatus.TIMED_OUT, RunStatus.INTERRUPTED, RunStatus.LOST}
 )
+RUN_NOT_REACHED = frozenset({RunStatus.EXPIRED, RunStatus.SUPERSEDED})
 TASK_SCHEDULED = frozenset({TaskStatus.PENDING, TaskStatus.RUNNING})
 
 State = TypeVar("State", bound=StrEnum)

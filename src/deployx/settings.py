@@ -38,6 +38,7 @@ class Settings:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     insecure_http: bool = False
+    returning_per_minute: int = 1000
 
     @property
     def database(self) -> str:
@@ -97,6 +98,10 @@ def _converted(name: str, value: Any) -> Any:
         case "port":
             if not str(value).isdecimal() or not 0 <= int(value) <= 65_535:
                 raise StartupRefused(f"PORT {value!r} is no port: use 0 to 65535.")
+            return int(value)
+        case "returning_per_minute":
+            if not (str(value).isdigit() and 1 <= int(value) <= 1_000_000):
+                raise StartupRefused(f"RETURNING_PER_MINUTE {value!r} is no number of devices: use 1 to 1000000.")
             return int(value)
         case "data_dir" | "signing_key_file" | "tls_cert" | "tls_key":
             return Path(value).expanduser().absolute()

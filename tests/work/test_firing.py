@@ -16,6 +16,7 @@ from deployx.errors import Conflict
 from deployx.events import Hints
 from deployx.lifecycle import RunStatus
 from deployx.work import deployments, device_runs, executions, specs, tasks, waiting
+from deployx.work.pacing import Pace
 from tests.work.spine import NOW, SERVER, Spine
 
 MINUTE = timedelta(minutes=1)
@@ -201,7 +202,7 @@ async def test_a_run_for_an_absent_device_waits_runs_on_return_and_expires_at_th
         assert await waiting.overdue(session, now=NOW + 6 * MINUTE - timedelta(seconds=1)) == []
         (late,) = await waiting.overdue(session, now=NOW + 6 * MINUTE)
         assert late[2] is RunStatus.EXPIRED
-        assert await waiting.device_came(session, [3]) == 1
+        assert await waiting.device_came(session, [3], Pace(1000), now=NOW + 6 * MINUTE) == []
     (run,) = await spine.runs()
     assert (run["status"], run["deadline_at"]) == ("queued", None)
 

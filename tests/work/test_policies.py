@@ -142,7 +142,7 @@ async def test_a_device_waits_for_the_windows_of_all_its_groups(spine: Spine) ->
     assert run["reason"] == "Outside the windows, or in a blackout, of the group 'g'."
     assert run["deadline_at"] == NOW + MINUTE + 2 * HOUR
     async with spine.database.write() as session:
-        assert await waiting.windows_opened(session, now=NOW + HOUR) == 1
+        assert await waiting.open_due(session, now=NOW + HOUR) == [1]
         assert len(await runs.claim_queued(session, "r1", 10, now=NOW + HOUR)) == 1
 
 

@@ -55,7 +55,10 @@ async def opened(settings: Settings) -> AsyncIterator[Opened]:
                 session, settings.admin_password, settings.data_dir, now=now
             )
         services = Services(settings, clock, database, installation, hints)
-        engine = Engine(database, clock, hints, installation.id, installation.epoch, installation.signing_key)
+        engine = Engine(
+            database, clock, hints, installation.id, installation.epoch, installation.signing_key,
+            settings.returning_per_minute,
+        )  # fmt: skip
         await engine.start()
         try:
             yield Opened(gated(create_app(services), services, engine.endpoint), services, password)

@@ -9,8 +9,9 @@ import structlog
 from deployx.db.database import Database, Session
 from deployx.events import Hint, Hints
 from deployx.lifecycle import RunStatus
-from deployx.work import deployments, device_runs, executions, settling, waiting
+from deployx.work import deployments, device_runs, executions, rollouts, settling, waiting
 from deployx.work.executions import Server
+from deployx.work.pacing import Pace
 
 log = structlog.get_logger(__name__)
 
@@ -20,22 +21,24 @@ DEPLOYMENTS_AT_ONCE = 500
 class Rescuer:
     """A background duty; each call does what there is to do now and is safe to repeat."""
 
-    def __init__(self, database: Database, hints: Hints, server: Server) -> None:
+    def __init__(self, database: Database, hints: Hints, server: Server, pace: Pace) -> None:
         self._database = database
         self._hints = hints
         self._server = server
+        self._pace = pace
 
     async def watch(self) -> int:
-        """End runs whose device did not come, fell silent or did not confirm a cancellation; queue those whose
-        window opens. Mostly one question to the database, and no more."""
+        """End runs whose device did not come, fell silent or did not confirm a cancellation; let those go on whose
+        moment has come. Mostly one question to the database, and no more."""
         async with self._database.read() as session:
             if not await waiting.any_to_watch(session):
                 return 0
             now = await self._database.now(session)
-            opens = await waiting.any_window_opens(session, now=now)
+            opens = await waiting.any_opens(session, now=now)
+            dated = await rollouts.due(session, now=now)
             overdue = await waiting.overdue(session, now=now)
-        if opens:
-            await self._database.transact(self._open_windows)
+        if opens or dated:
+            await self._database.transact(self._go_on)
             self._hints.give(Hint.RUNS)
         return await self._database.transact(self._end_overdue) if overdue else 0
 
@@ -53,8 +56,14 @@ class Rescuer:
         await executions.settle_deployments(session, self._server, touched, now=now)
         return len(found)
 
-    async def _open_windows(self, session: Session) -> int:
-        return await waiting.windows_opened(session, now=await self._database.now(session))
+    async def _go_on(self, session: Session) -> None:
+        """What waited for a moment that has come goes on: windows, delays, turns and waves of rollouts."""
+        now = await self._database.now(session)
+        dated = await rollouts.due(session, now=now)
+        await settling.lock_tasks_of(session, dated)
+        opened = await waiting.open_due(session, now=now)
+        await rollouts.advance(session, [*dated, *opened], now=now)
+        await executions.settle_deployments(session, self._server, sorted({*dated, *opened}), now=now)
 
     async def settle_left_over(self) -> int:
         """Settle deployments whose runs have all ended, and queue runs that missed their device's arrival."""
@@ -64,9 +73,14 @@ class Rescuer:
         if left:
             await self._database.transact(lambda session: self._settle(session, left))
         if overlooked:
-            await self._database.transact(waiting.queue_overlooked)
+            await self._database.transact(self._queue_overlooked)
             self._hints.give(Hint.RUNS)
         return len(left)
+
+    async def _queue_overlooked(self, session: Session) -> None:
+        now = await self._database.now(session)
+        rolling = await waiting.device_came(session, await waiting.overlooked(session), self._pace, now=now)
+        await rollouts.advance(session, rolling, now=now)
 
     async def _settle(self, session: Session, deployment_ids: list[int]) -> None:
         await executions.settle_deployments(

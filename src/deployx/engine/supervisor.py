@@ -26,18 +26,21 @@ from deployx.gateway.inbox import Inbox
 from deployx.gateway.orders import OrderSigner
 from deployx.work import waiting
 from deployx.work.executions import Server
+from deployx.work.pacing import Pace
 
 log = structlog.get_logger(__name__)
 
 LEASE = timedelta(seconds=30)
 RESTART_AFTER_SECONDS = 1.0
+RETURNING_PER_MINUTE = 1000
 
 
 class Engine:
     """The moving parts of one process around one database."""
 
     def __init__(
-        self, database: Database, clock: Clock, hints: Hints, installation_id: str, epoch: int, key: Ed25519PrivateKey
+        self, database: Database, clock: Clock, hints: Hints, installation_id: str, epoch: int, key: Ed25519PrivateKey,
+        returning_per_minute: int = RETURNING_PER_MINUTE,
     ) -> None:  # fmt: skip
         self.replica_id = uuid4().hex
         self._database = database
@@ -45,12 +48,13 @@ class Engine:
         self._hints = hints
         self.connections = Connections()
         server = Server(installation_id, clock.steps)
-        self.inbox = Inbox(database, hints, server)
+        pace = Pace(returning_per_minute)
+        self.inbox = Inbox(database, hints, server, pace)
         self.endpoint = AgentEndpoint(database, clock, installation_id, self.replica_id, self.connections, self.inbox)
         self.clock = TaskClock(database, clock, hints, server)
         signer = OrderSigner(installation_id, epoch, key)
         self.dispatcher = Dispatcher(database, clock, hints, self.connections, signer, self.replica_id)
-        self.rescuer = Rescuer(database, hints, server)
+        self.rescuer = Rescuer(database, hints, server, pace)
         self._timer = AsyncIOScheduler(timezone="UTC")
         self._tasks: list[asyncio.Task[None]] = []
 

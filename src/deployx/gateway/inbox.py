@@ -23,8 +23,9 @@ from deployx.fleet import devices
 from deployx.gateway.connections import Connection
 from deployx.gateway.messages import Accepted, Facts, Finished, Output, Rejected, Report, Started
 from deployx.lifecycle import RunStatus
-from deployx.work import device_runs, executions, output, settling, waiting
+from deployx.work import attempts, device_runs, executions, output, settling, waiting
 from deployx.work.executions import Server
+from deployx.work.pacing import Pace
 
 log = structlog.get_logger(__name__)
 
@@ -89,10 +90,11 @@ class _Batch:
 class Inbox:
     """The one writer of what agents report; run `run` as a task."""
 
-    def __init__(self, database: Database, hints: Hints, server: Server) -> None:
+    def __init__(self, database: Database, hints: Hints, server: Server, pace: Pace) -> None:
         self._database = database
         self._hints = hints
         self._server = server
+        self._pace = pace
         self._events: asyncio.Queue[Event] = asyncio.Queue(WAITING_REPORTS)
 
     async def put(self, event: Event) -> None:
@@ -134,7 +136,7 @@ class Inbox:
     async def _record(self, session: Session, batch: _Batch) -> tuple[list[Callable[[], object]], bool]:
         """Write a batch; answers what to acknowledge after the commit, and whether a deployment ended."""
         now = await self._database.now(session)
-        touched = await _record_arrivals(session, batch.came, now)
+        touched = await _record_arrivals(session, batch.came, self._pace, now)
         runs = await self._runs_of(session, batch.reports)
         valid = [(connection, report) for connection, report in batch.reports if _concerns(connection, report, runs)]
         after = await _record_reports(session, valid, runs, touched, now)
@@ -179,13 +181,18 @@ def _concerns(connection: Connection, report: Report, runs: Mapping[int, RowMapp
     return False
 
 
-async def _record_arrivals(session: Session, came: Sequence[Came], now: datetime) -> set[int]:
+async def _record_arrivals(session: Session, came: Sequence[Came], pace: Pace, now: datetime) -> set[int]:
+    """Devices are back: what they know is compared, and what waited for them goes on. Answers deployments to settle."""
     if not came:
         return set()
     newest = {one.connected.device_id: one for one in came}
     await devices.connect(session, [one.connected for one in newest.values()], now=now)
     touched = await device_runs.reconcile(session, [one.returned for one in newest.values()], now=now)
-    await waiting.device_came(session, list(newest))
+    news = {
+        device_id: attempts.News(one.returned.journal_id, one.returned.unfinished) for device_id, one in newest.items()
+    }
+    touched += await attempts.hear(session, news, now=now)
+    touched += await waiting.device_came(session, list(newest), pace, now=now)
     return set(touched)
 
 
@@ -235,6 +242,10 @@ async def _record_reports(
     )
     for run_id, reason in refused:
         await device_runs.end(session, [run_id], RunStatus.FAILED, f"The device refused the work: {reason}", now=now)
+    late = {run_id: one.status == RunStatus.SUCCEEDED for run_id, one in endings.items()
+            if runs[run_id]["status"] == RunStatus.LOST}  # fmt: skip
+    if late:
+        touched |= set(await attempts.take_late_results(session, late, now=now))
     touched |= {runs[run_id]["deployment_id"] for run_id in [*endings, *(run_id for run_id, _ in refused)]}
     return after
 

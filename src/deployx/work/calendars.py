@@ -153,6 +153,6 @@ async def changed(session: Session, owner: Owner, column: str, identity: int, *,
 async def look_again_at_runs(session: Session, *, now: datetime) -> None:
     """Device runs that wait for a window of their groups are to be looked at now."""
     await session.execute(
-        text("UPDATE device_runs SET opens_at = :now WHERE status = 'waiting' AND opens_at IS NOT NULL"),
+        text("UPDATE device_runs SET opens_at = :now WHERE status = 'waiting' AND waits_for = 'window'"),
         {"now": moment_parameter(session, now)},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,13 +16,17 @@ from deployx.db.database import Session
 from deployx.db.schema import deployment_target_devices, deployment_target_groups, deployments, payloads
 from deployx.errors import Conflict
 from deployx.fleet.resolution import DEPLOYMENT_TARGETS, Owner, resolve
-from deployx.lifecycle import RUN_FAILURES, RUN_OPEN, DeploymentStatus, RunStatus
-from deployx.work import device_runs
+from deployx.lifecycle import RUN_FAILURES, RUN_NOT_REACHED, RUN_OPEN, DeploymentStatus, RunStatus
+from deployx.work import device_runs, rollouts
+from deployx.work.rollout import Rollout
 
 _COLUMNS = (
     "id", "deployment_type", "deployment_name", "status", "payload_id", "execution_id", "run_key", "offline_policy",
-    "offline_deadline_seconds", "lost_after_seconds", "created_by", "created_at", "started_at",
+    "offline_deadline_seconds", "lost_after_seconds", "rollout", "retry", "work", "supersedable",
+    "closes_at", "look_at", "created_by", "created_at", "started_at",
 )  # fmt: skip
+
+MOST_NAMED = 10
 
 _OPEN_RUNS = ", ".join(f"'{status}'" for status in sorted(RUN_OPEN))
 
@@ -41,32 +45,60 @@ class Sending:
     lost_after_seconds: int
     created_by: int
     devices: Sequence[tuple[int, bool]]
+    rollout: Mapping[str, Any] | None = None
+    retry: Mapping[str, Any] | None = None
+    work: Mapping[str, Any] | None = None
+    supersedable: bool = True
+    closes_at: datetime | None = None
+
+    def waves(self) -> list[int] | None:
+        """The sizes of its waves; None where all devices start at once."""
+        if self.rollout is None:
+            return None
+        rollout, devices = Rollout.of(self.rollout), len(self.devices)
+        sizes = rollout.waves(devices)
+        at_once = rollout.max_concurrent is None or rollout.max_concurrent >= devices
+        return None if len(sizes) <= 1 and at_once and not rollout.splay_seconds else sizes
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a deployment ended, for the execution behind it."""
+    """How a deployment ended, for the execution behind it; `reason` is set where that counts as skipped."""
 
     deployment_id: int
     execution_id: int | None
     status: DeploymentStatus
     counts: Mapping[str, int]
     error_message: str | None
+    reason: str | None = None
 
 
 async def start(session: Session, installation_id: str, sendings: Sequence[Sending], *, now: datetime) -> list[int]:
-    """Insert deployments and one run per device of each, in two bulk statements; answers the deployments' ids."""
+    """Insert deployments and one run per device of each, in two bulk statements; answers the deployments' ids.
+
+    Those in waves have nothing queued yet: their first step is for `rollouts.advance`.
+    """
     ids = await allocate_ids(session, deployments, len(sendings))
     rows = (
         (identity, one.deployment_type, one.deployment_name, DeploymentStatus.RUNNING.value, one.payload_id,
          one.execution_id, one.run_key, one.offline_policy, one.offline_deadline_seconds, one.lost_after_seconds,
-         one.created_by, now, now)
+         one.rollout, one.retry, one.work, one.supersedable, one.closes_at, one.closes_at, one.created_by, now, now)
         for identity, one in zip(ids, sendings, strict=True)
     )  # fmt: skip
     await insert_rows(session, deployments, _COLUMNS, rows)
-    runs = [run for identity, one in zip(ids, sendings, strict=True) for run in _runs(identity, one)]
-    await device_runs.queue(session, installation_id, runs, now=now)
+    await _send_out(session, installation_id, dict(zip(ids, sendings, strict=True)), now=now)
     return ids
+
+
+async def _send_out(
+    session: Session, installation_id: str, sendings: Mapping[int, Sending], *, now: datetime
+) -> None:  # fmt: skip
+    waves = {identity: one.waves() for identity, one in sendings.items()}
+    runs = [run for identity, one in sendings.items() for run in _runs(identity, one, waves[identity])]
+    await device_runs.queue(session, installation_id, runs, now=now)
+    in_waves = [identity for identity, sizes in waves.items() if sizes is not None]
+    if in_waves:
+        await rollouts.advance(session, in_waves, now=now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +113,8 @@ class Request:
     offline_policy: str
     offline_deadline_seconds: int
     lost_after_seconds: int
+    rollout: Mapping[str, Any] | None = None
+    retry: Mapping[str, Any] | None = None
 
 
 async def start_by_hand(
@@ -101,6 +135,8 @@ async def start_by_hand(
         lost_after_seconds=request.lost_after_seconds,
         created_by=owner.user_id,
         devices=(),
+        rollout=request.rollout,
+        retry=request.retry,
     )
     (deployment_id,) = await start(session, installation_id, [sending], now=now)
     devices = [(deployment_id, device_id) for device_id in request.device_ids]
@@ -110,18 +146,19 @@ async def start_by_hand(
     targets = (await resolve(session, {deployment_id: owner}, DEPLOYMENT_TARGETS))[deployment_id]
     if targets.refusal or not targets.devices:
         raise Conflict(targets.refusal or "There are no target devices: the groups are empty.")
-    runs = _runs(deployment_id, replace(sending, devices=targets.ordered()))
-    await device_runs.queue(session, installation_id, runs, now=now)
+    reached = replace(sending, devices=targets.ordered())
+    await _send_out(session, installation_id, {deployment_id: reached}, now=now)
     await settle(session, [deployment_id], now=now)
     return deployment_id
 
 
-def _runs(deployment_id: int, one: Sending) -> list[device_runs.NewRun]:
+def _runs(deployment_id: int, one: Sending, waves: Sequence[int] | None) -> list[device_runs.NewRun]:
+    numbers = [None] * len(one.devices) if waves is None else [n for n, size in enumerate(waves) for _ in range(size)]
     return [
         device_runs.NewRun(
-            deployment_id, device_id, online, one.run_key, one.offline_policy, one.offline_deadline_seconds
+            deployment_id, device_id, online, one.run_key, one.offline_policy, one.offline_deadline_seconds, wave
         )
-        for device_id, online in one.devices
+        for (device_id, online), wave in zip(one.devices, numbers, strict=True)
     ]
 
 
@@ -132,12 +169,13 @@ async def settle(session: Session, deployment_ids: Iterable[int], *, now: dateti
         return []
     rows = await session.execute(
         text(
-            "SELECT id, execution_id, cancel_requested_at FROM deployments WHERE completed_at IS NULL AND "
+            "SELECT id, execution_id, cancel_requested_at, rollout, halted_reason FROM deployments"
+            " WHERE completed_at IS NULL AND "
             + any_of(session, "id", "ids")
             + " AND NOT EXISTS (SELECT 1 FROM device_runs r WHERE r.deployment_id = deployments.id"
             + f" AND r.status IN ({_OPEN_RUNS})) ORDER BY id "
             + row_lock(session, "deployments")
-        ),
+        ).columns(rollout=deployments.c.rollout.type),
         {"ids": ids_parameter(session, wanted)},
     )
     finished = rows.all()
@@ -145,27 +183,24 @@ async def settle(session: Session, deployment_ids: Iterable[int], *, now: dateti
         return []
     counts = await count_runs(session, [row.id for row in finished])
     reasons = await _commonest_reasons(session, [row.id for row in finished if _failed(counts.get(row.id, {}))])
-    ended = [
-        _ending(
-            row.id, row.execution_id, counts.get(row.id, {}), row.cancel_requested_at is not None, reasons.get(row.id)
-        )
-        for row in finished
-    ]
+    silent = [row.id for row in finished if counts.get(row.id, {}).get(RunStatus.CANCEL_UNCONFIRMED)]
+    names = await _unconfirmed(session, silent) if silent else {}
+    ended = [_ending(row, counts.get(row.id, {}), reasons.get(row.id), names.get(row.id, [])) for row in finished]
     await update_rows(
         session,
         deployments,
-        ("status", "completed_at", "error_message"),
-        [(one.deployment_id, one.status.value, now, one.error_message) for one in ended],
+        ("status", "completed_at", "error_message", "look_at"),
+        [(one.deployment_id, one.status.value, now, one.error_message, None) for one in ended],
         guard="completed_at IS NULL",
     )
     return ended
 
 
 async def count_runs(session: Session, deployment_ids: Sequence[int]) -> dict[int, dict[str, int]]:
-    """Device runs by status of each deployment, from the index alone."""
+    """Devices by the status of their last attempt, of each deployment, from the index alone."""
     rows = await session.execute(
         text(
-            "SELECT deployment_id, status, count(*) AS n FROM device_runs WHERE "
+            "SELECT deployment_id, status, count(*) AS n FROM device_runs WHERE is_last AND "
             + any_of(session, "deployment_id", "ids")
             + " GROUP BY deployment_id, status"
         ),
@@ -180,7 +215,8 @@ async def count_runs(session: Session, deployment_ids: Sequence[int]) -> dict[in
 async def _commonest_reasons(session: Session, deployment_ids: Sequence[int]) -> dict[int, str]:
     rows = await session.execute(
         text(
-            "SELECT deployment_id, reason, exit_code, count(*) AS n FROM device_runs WHERE status <> 'succeeded' AND "
+            "SELECT deployment_id, reason, exit_code, count(*) AS n FROM device_runs WHERE status NOT IN"
+            " ('succeeded', 'halted') AND is_last AND "
             + any_of(session, "deployment_id", "ids")
             + " GROUP BY deployment_id, reason, exit_code ORDER BY n, reason"
         ),
@@ -189,29 +225,60 @@ async def _commonest_reasons(session: Session, deployment_ids: Sequence[int]) ->
     return {row.deployment_id: row.reason or f"Exit code {row.exit_code}." for row in rows}
 
 
+async def _unconfirmed(session: Session, deployment_ids: Sequence[int]) -> dict[int, list[str]]:
+    """The names of devices that did not confirm a cancellation."""
+    rows = await session.execute(
+        text(
+            "SELECT r.deployment_id, d.name FROM device_runs r JOIN devices d ON d.id = r.device_id"
+            " WHERE r.status = 'cancel_unconfirmed' AND r.is_last AND "
+            + any_of(session, "r.deployment_id", "ids")
+            + " ORDER BY d.name"
+        ),
+        {"ids": ids_parameter(session, deployment_ids)},
+    )
+    names: dict[int, list[str]] = defaultdict(list)
+    for row in rows:
+        names[row.deployment_id].append(row.name)
+    return names
+
+
 def _failed(counts: Mapping[str, int]) -> int:
     return sum(number for status, number in counts.items() if status != RunStatus.SUCCEEDED)
 
 
-def _ending(
-    deployment_id: int, execution_id: int | None, counts: Mapping[str, int], cancelled: bool, reason: str | None
-) -> Ended:
-    """Decide how a deployment ended: completed when nothing failed and something succeeded. Pure."""
+def _ending(row: Any, counts: Mapping[str, int], commonest: str | None, unconfirmed: Sequence[str]) -> Ended:
+    """Decide how a deployment ended: completed when no more failed than may and something succeeded. Pure."""
     total = Counter(counts).total()
+    rollout = Rollout.of(row.rollout) if row.rollout else Rollout()
     failures = sum(counts.get(status, 0) for status in RUN_FAILURES)
-    unconfirmed = counts.get(RunStatus.CANCEL_UNCONFIRMED, 0)
-    stopped = counts.get(RunStatus.CANCELLED, 0) + unconfirmed
-    if stopped and (cancelled or stopped == total):
+    missed = sum(counts.get(status, 0) for status in RUN_NOT_REACHED)
+    stopped = counts.get(RunStatus.CANCELLED, 0) + len(unconfirmed)
+    if stopped and (row.cancel_requested_at is not None or stopped == total):
         message = f"Cancelled on {stopped} of {total} devices."
         if unconfirmed:
-            message = f"{message[:-1]}; {unconfirmed} did not confirm it."
-        return Ended(deployment_id, execution_id, DeploymentStatus.CANCELLED, counts, message)
-    if failures == 0 and counts.get(RunStatus.SUCCEEDED, 0) > 0:
-        return Ended(deployment_id, execution_id, DeploymentStatus.COMPLETED, counts, None)
-    missed = total - counts.get(RunStatus.SUCCEEDED, 0)
-    said = "failed" if failures else "were not reached"
-    message = f"{failures or missed} of {total} devices {said}. Most often: {reason or 'no reason was given.'}"
-    return Ended(deployment_id, execution_id, DeploymentStatus.FAILED, counts, message)
+            shown = ", ".join(unconfirmed[:MOST_NAMED]) + (" and others" if len(unconfirmed) > MOST_NAMED else "")
+            message = f"{message[:-1]}; {len(unconfirmed)} did not confirm it: {shown}."
+        return Ended(row.id, row.execution_id, DeploymentStatus.CANCELLED, counts, message)
+    if total and counts.get(RunStatus.SUPERSEDED, 0) == total:
+        message = "A newer execution replaced it while its devices were away."
+        return Ended(row.id, row.execution_id, DeploymentStatus.CANCELLED, counts, message, "superseded")
+    counted = failures + (missed if rollout.count_offline else 0)
+    if counted <= rollout.allowed_failures(total) and counts.get(RunStatus.SUCCEEDED, 0) > 0:
+        return Ended(row.id, row.execution_id, DeploymentStatus.COMPLETED, counts, None)
+    message = _failure(counts, total, failures, row.halted_reason, commonest)
+    return Ended(row.id, row.execution_id, DeploymentStatus.FAILED, counts, message)
+
+
+def _failure(
+    counts: Mapping[str, int], total: int, failures: int, halted_reason: str | None, commonest: str | None
+) -> str:
+    """How many of how many, what stopped the rest, and the commonest reason."""
+    missed = total - counts.get(RunStatus.SUCCEEDED, 0) - counts.get(RunStatus.HALTED, 0)
+    said = f"{failures} of {total} devices failed." if failures else f"{missed} of {total} devices were not reached."
+    halted = counts.get(RunStatus.HALTED, 0)
+    if halted_reason and halted:
+        said = f"{halted_reason} {halted} had not started." if failures else f"{halted_reason} {said}"
+    return f"{said} Most often: {commonest}" if commonest or not halted else said
 
 
 async def cancel(session: Session, deployment_ids: Sequence[int], *, now: datetime) -> list[Ended]:
@@ -235,6 +302,18 @@ async def unsettled(session: Session, limit: int) -> list[int]:
             f" WHERE r.deployment_id = deployments.id AND r.status IN ({_OPEN_RUNS})) ORDER BY id LIMIT :limit"
         ),
         {"limit": limit},
+    )
+    return list(rows.scalars())
+
+
+async def with_policies(session: Session, deployment_ids: Sequence[int]) -> list[int]:
+    """The open ones of these that have a rollout or a retry policy, or whose windows close."""
+    rows = await session.execute(
+        text(
+            "SELECT id FROM deployments WHERE completed_at IS NULL AND (rollout IS NOT NULL OR retry IS NOT NULL"
+            f" OR closes_at IS NOT NULL) AND {any_of(session, 'id', 'ids')} ORDER BY id"
+        ),
+        {"ids": ids_parameter(session, deployment_ids)},
     )
     return list(rows.scalars())
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
@@ -20,11 +20,16 @@ from deployx.db.schema import device_runs
 from deployx.lifecycle import RUN_MOVES, RUN_OPEN, RunStatus, sources
 from deployx.work import waiting
 
+LOST_FOR_EVER = {
+    "status": "unknown",
+    "reason": "The device came back without the journal that it had when this was sent: it may or may not have run.",
+}
+
 _INSTANT = device_runs.c.queued_at.type
 
 _COLUMNS = (
     "id", "deployment_id", "device_id", "attempt", "wave", "order_id",
-    "status", "reason", "queued_at", "deadline_at", "completed_at", "truncated",
+    "status", "reason", "queued_at", "deadline_at", "completed_at", "waits_for", "opens_at", "truncated",
 )  # fmt: skip
 
 
@@ -38,6 +43,8 @@ class NewRun:
     run_key: str
     offline_policy: str
     offline_deadline_seconds: int
+    wave: int | None = None
+    """None: starts at once; a number: when the rollout opens that wave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +67,17 @@ def order_id(installation_id: str, run_key: str, device_id: int, attempt: int) -
 
 
 async def queue(session: Session, installation_id: str, runs: Sequence[NewRun], *, now: datetime) -> None:
-    """Insert first attempts: queued where the device is online, else waiting, or ended where it may not wait."""
+    """Insert first attempts.
+
+    Queued where the device is online, else waiting, or ended where it may not wait; in a rollout, waiting for its wave.
+    """
     ids = await allocate_ids(session, device_runs, len(runs))
     rows = (
         (
-            *(identity, run.deployment_id, run.device_id, 1, 0),
+            *(identity, run.deployment_id, run.device_id, 1, run.wave or 0),
             order_id(installation_id, run.run_key, run.device_id, 1),
             *_first_state(run, now),
+            None,
             False,
         )
         for identity, run in zip(ids, runs, strict=True)
@@ -75,13 +86,15 @@ async def queue(session: Session, installation_id: str, runs: Sequence[NewRun], 
 
 
 def _first_state(run: NewRun, now: datetime) -> tuple[Any, ...]:
-    """Status, reason, queued_at, deadline_at and completed_at of a new run."""
+    """Status, reason, queued_at, deadline_at, completed_at and waits_for of a new run."""
+    if run.wave is not None:
+        return RunStatus.WAITING.value, "The rollout has not reached it yet.", now, None, None, "wave"
     if run.online:
-        return RunStatus.QUEUED.value, None, now, None, None
-    if run.offline_policy == "fail":
-        return RunStatus.EXPIRED.value, "The device was offline, and the task does not wait for it.", now, None, now
-    deadline_at = now + timedelta(seconds=run.offline_deadline_seconds)
-    return RunStatus.WAITING.value, waiting.DEVICE_OFFLINE, now, deadline_at, None
+        return RunStatus.QUEUED.value, None, now, None, None, None
+    status, reason, deadline_at, completed_at, waits_for = waiting.state_of_absent(
+        run.offline_policy, run.offline_deadline_seconds, now=now
+    )
+    return status, reason, now, deadline_at, completed_at, waits_for
 
 
 async def claim_queued(session: Session, replica_id: str, limit: int, *, now: datetime) -> Sequence[RowMapping]:
@@ -229,8 +242,9 @@ async def reconcile(session: Session, returned: Sequence[Returned], *, now: date
         elif row.order_id not in device.unfinished and row.status in (RunStatus.DISPATCHED, RunStatus.RUNNING):
             again.append((row.id, RunStatus.QUEUED.value))
     await update_rows(session, device_runs, ("status",), again, guard="status IN ('dispatched', 'running')")
-    reason = "The device came back without the journal that it had when this was sent: it may or may not have run."
-    await end(session, lost, RunStatus.LOST, reason, now=now)
+    await end(session, lost, RunStatus.LOST, LOST_FOR_EVER["reason"], now=now)
+    told = [(run_id, LOST_FOR_EVER) for run_id in lost]
+    await update_rows(session, device_runs, ("late_result",), told, guard="status = 'lost'")
     return touched
 
 
@@ -265,7 +279,8 @@ async def cancel(session: Session, deployment_ids: Sequence[int], *, now: dateti
     await session.execute(
         text(
             "UPDATE device_runs SET status = 'cancelled', reason = 'Cancelled before it started.', completed_at = :now,"
-            f" deadline_at = NULL WHERE status IN ('queued', 'waiting') AND {of_these}"
+            " deadline_at = NULL, waits_for = NULL, opens_at = NULL"
+            f" WHERE status IN ('queued', 'waiting') AND {of_these}"
         ),
         parameters,
     )

@@ -18,7 +18,20 @@ from deployx.db.database import Session
 from deployx.db.schema import scheduled_tasks
 from deployx.fleet.resolution import Targets, resolve
 from deployx.lifecycle import ExecutionStatus, TaskStatus
-from deployx.work import alarms, dependencies, deployments, ledger, looks, plans, settling, task_rows, versions
+from deployx.work import (
+    alarms,
+    attempts,
+    dependencies,
+    deployments,
+    ledger,
+    looks,
+    plans,
+    rollouts,
+    settling,
+    superseding,
+    task_rows,
+    versions,
+)  # fmt: skip
 from deployx.work.deployments import Ended, Sending
 from deployx.work.looks import Outcome
 from deployx.work.task_rows import Task
@@ -113,7 +126,8 @@ async def _account(session: Session, server: Server, tasks: Sequence[Task], *, n
     if written.failed:
         await dependencies.note_endings(session, written.failed, now=now)
         await _hold(session, [one for one in outcomes if one.refusal], now=now)
-    await settle_deployments(session, server, await _ended_at_once(session, written.sendings), now=now)
+    at_once = await _ended_at_once(session, written.sendings)
+    await settle_deployments(session, server, [*at_once, *written.superseded], now=now)
     for one in outcomes:
         if one.cancels_oldest:
             await _cancel_oldest(session, server, one.task, now=now)
@@ -192,8 +206,9 @@ async def start_by_hand(
         return written.failed[0]
     (sending,) = written.sendings
     assert sending.execution_id is not None
-    await deployments.start(session, server.installation_id, [sending], now=now)
-    await settle_deployments(session, server, await _ended_at_once(session, [sending]), now=now)
+    started = await deployments.start(session, server.installation_id, [sending], now=now)
+    superseded = await superseding.replace_older(session, started, now=now)
+    await settle_deployments(session, server, [*started, *superseded], now=now)
     return sending.execution_id
 
 
@@ -204,6 +219,10 @@ async def settle_deployments(
     if not deployment_ids:
         return []
     await settling.lock_tasks_of(session, deployment_ids)
+    policed = await deployments.with_policies(session, deployment_ids)
+    if policed:
+        await attempts.arrange(session, server.installation_id, policed, now=now)
+        await rollouts.advance(session, policed, now=now)
     ended = await deployments.settle(session, deployment_ids, now=now)
     await settle(session, server, ended, now=now)
     return ended

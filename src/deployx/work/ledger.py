@@ -14,9 +14,9 @@ from deployx.db.database import Session
 from deployx.db.schema import scheduled_task_executions, scheduled_tasks
 from deployx.fleet.resolution import Targets
 from deployx.lifecycle import ExecutionStatus
-from deployx.timing.policy import SUPERSEDED, Ending, Entry
+from deployx.timing.policy import SUPERSEDED, CatchUp, Ending, Entry
 from deployx.timing.turns import Turn
-from deployx.work import alarms, dependencies, deployments, looks, overrides, versions
+from deployx.work import alarms, dependencies, deployments, looks, overrides, superseding, versions
 from deployx.work.deployments import Sending
 from deployx.work.looks import Outcome
 from deployx.work.task_rows import Task
@@ -46,6 +46,8 @@ class Written:
 
     sendings: list[Sending] = field(default_factory=list)
     failed: list[int] = field(default_factory=list)
+    superseded: list[int] = field(default_factory=list)
+    """Older deployments of which runs were superseded."""
 
 
 async def write(
@@ -65,7 +67,9 @@ async def write(
     turned = [one for one in outcomes if one.turns.changed or one.superseded()]
     if turned:
         await _take_turns(session, turned, targets, written, now=now)
-    await deployments.start(session, installation_id, written.sendings, now=now)
+    started = await deployments.start(session, installation_id, written.sendings, now=now)
+    if any(one.running for one in outcomes):
+        written.superseded = await superseding.replace_older(session, started, now=now)
     await _move_tasks(session, outcomes, now=now)
     await _tidy(session, outcomes, now=now)
     return written
@@ -86,7 +90,7 @@ def _row(
     assert reached is not None
     start = Start(entry.trigger, entry.planned_for, entry.due_at, entry.cause)
     if one.refusal is None:
-        written.sendings.append(_sending(one.task, identity, start, reached))
+        written.sendings.append(_sending(one.task, identity, start, reached, one.closes_at))
     else:
         written.failed.append(identity)
     return _started_row(identity, one.task, start, one.refusal, now)
@@ -128,7 +132,9 @@ def _started_row(identity: int, task: Task, start: Start, refusal: str | None, n
     )  # fmt: skip
 
 
-def _sending(task: Task, execution_id: int, start: Start, targets: Targets) -> Sending:
+def _sending(
+    task: Task, execution_id: int, start: Start, targets: Targets, closes_at: datetime | None = None
+) -> Sending:
     return Sending(
         deployment_type=task["task_type"],
         deployment_name=task["task_name"],
@@ -140,6 +146,10 @@ def _sending(task: Task, execution_id: int, start: Start, targets: Targets) -> S
         lost_after_seconds=task["lost_after_seconds"],
         created_by=task["created_by"],
         devices=targets.ordered(),
+        rollout=task["rollout"],
+        retry=task["retry"],
+        supersedable=task["catch_up"] != CatchUp.ALL,
+        closes_at=closes_at,
     )
 
 
@@ -164,7 +174,7 @@ async def _take_turns(
                 written.failed.append(row.id)
             else:
                 start = Start(row.trigger, row.planned_for, cause=row.cause)
-                written.sendings.append(_sending(one.task, row.id, start, targets[one.task["id"]]))
+                written.sendings.append(_sending(one.task, row.id, start, targets[one.task["id"]], one.closes_at))
         elif isinstance(turn.outcome, Ending):
             moves.append((row.id, turn.outcome.status, turn.outcome.reason, version, None, now, None, None))
         else:

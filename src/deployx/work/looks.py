@@ -74,6 +74,8 @@ class Outcome:
     passed_overrides: list[datetime] = field(default_factory=list)
     more_wait: bool = False
     """Whether more may wait than were read."""
+    closes_at: datetime | None = None
+    """When the task's windows may close on what starts now."""
     started: int = field(init=False)
     """How many executions start, new ones and those that waited."""
 
@@ -184,6 +186,8 @@ def look(task: Task, around: Surroundings, steps: ClockSteps, now: datetime) -> 
     outcome.passed_overrides, outcome.is_resumed = passed, resumed is not None
     outcome.more_wait = waiting is not None and len(waiting) >= MOST_WAITING
     outcome.alarm_at = _alarm(outcome, policy, now)
+    if policy.calendar is not None and outcome.started:
+        outcome.closes_at = policy.calendar.state(now)[1]
     return outcome
 
 

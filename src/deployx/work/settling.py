@@ -21,11 +21,16 @@ from deployx.work.deployments import Ended
 
 _TYPES = {name: scheduled_tasks.c[name].type for name in ("next_execution", "last_result")}
 
-_STATUS_OF = {
+_ENDING = {
     DeploymentStatus.COMPLETED: ExecutionStatus.COMPLETED,
     DeploymentStatus.FAILED: ExecutionStatus.FAILED,
     DeploymentStatus.CANCELLED: ExecutionStatus.CANCELLED,
 }
+
+
+def _status_of(end: Ended) -> ExecutionStatus:
+    """A reason stands only with an execution that counts as skipped."""
+    return ExecutionStatus.SKIPPED if end.reason else _ENDING[end.status]
 
 
 async def lock_tasks_of(session: Session, deployment_ids: Sequence[int]) -> None:
@@ -53,15 +58,16 @@ async def settle(session: Session, ended: Sequence[Ended], *, now: datetime) -> 
     await update_rows(
         session,
         scheduled_task_executions,
-        ("status", "completed_time", "result", "error_message"),
+        ("status", "reason", "completed_time", "result", "error_message"),
         [
-            (one.execution_id, _STATUS_OF[one.status].value, now, {"counts": dict(one.counts)}, one.error_message)
+            (one.execution_id, _status_of(one).value, one.reason, now, {"counts": dict(one.counts)}, one.error_message)
             for one in of_tasks
         ],
         guard="completed_time IS NULL",
     )
     held = await _move_tasks(session, of_tasks, now=now)
-    await dependencies.note_endings(session, [one.execution_id for one in of_tasks if one.execution_id], now=now)
+    counted = [one.execution_id for one in of_tasks if one.execution_id and not one.reason]
+    await dependencies.note_endings(session, counted, now=now)
     return held
 
 
@@ -86,9 +92,9 @@ async def _move_tasks(session: Session, ended: Sequence[Ended], *, now: datetime
     for task_id, row in newest.items():
         end = by_execution[row.execution_id]
         status = _status_after_ending(row, end, running.get(task_id, 0) > 0)
-        keep = end.status == DeploymentStatus.CANCELLED
+        keep = end.status == DeploymentStatus.CANCELLED and end.reason is None
         moves.append(
-            (task_id, status.value, {"status": _STATUS_OF[end.status].value, "counts": dict(end.counts)},
+            (task_id, status.value, {"status": _status_of(end).value, "counts": dict(end.counts)},
              row.error_message if keep else end.error_message)
         )  # fmt: skip
     await update_rows(session, scheduled_tasks, ("status", "last_result", "error_message"), moves)
@@ -108,7 +114,7 @@ def _status_after_ending(row: Any, end: Ended, still_running: bool) -> TaskStatu
     match end.status:
         case DeploymentStatus.COMPLETED:
             return TaskStatus.COMPLETED
-        case DeploymentStatus.CANCELLED:
+        case DeploymentStatus.CANCELLED if end.reason is None:
             return TaskStatus.CANCELLED
         case _:
             return TaskStatus.FAILED

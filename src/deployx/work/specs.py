@@ -54,12 +54,14 @@ class TaskSpec:
     outside_window: str = "delay"
     pause_on_failure: bool = False
     labels: Mapping[str, str] | None = None
+    rollout: Mapping[str, Any] | None = None
+    retry: Mapping[str, Any] | None = None
 
 
 AS_COLUMNS = (
     "task_name", "task_type", "recurrence_type", "timezone", "misfire_grace_seconds", "catch_up", "max_instances",
     "overlap_policy", "jitter_seconds", "offline_policy", "offline_deadline_seconds", "lost_after_seconds",
-    "outside_window", "pause_on_failure",
+    "outside_window", "pause_on_failure", "rollout", "retry",
 )  # fmt: skip
 """Fields that are stored under their own names as they are."""
 

@@ -22,14 +22,15 @@ _SELECT_TASKS = (
     " t.scheduled_time, t.timezone, t.last_planned_for, t.next_planned_for, t.next_execution, t.misfire_grace_seconds,"
     " t.catch_up, t.max_instances, t.overlap_policy, t.jitter_seconds, t.outside_window, t.waiting, t.restricted,"
     " t.overridden, t.paused_until, t.offline_policy, t.offline_deadline_seconds, t.lost_after_seconds,"
-    " t.pause_on_failure, t.execution_count, t.last_execution, t.last_result, t.error_message, t.created_by,"
+    " t.pause_on_failure, t.rollout, t.retry,"
+    " t.execution_count, t.last_execution, t.last_result, t.error_message, t.created_by,"
     " u.username, u.role, u.is_active FROM scheduled_tasks t JOIN users u ON u.id = t.created_by"
 )
 _TYPES = {
     name: scheduled_tasks.c[name].type
     for name in (
         "scheduled_time", "last_planned_for", "next_planned_for", "next_execution", "paused_until", "last_execution",
-        "last_result",
+        "last_result", "rollout", "retry",
     )
 }  # fmt: skip
 

@@ -1,34 +1,94 @@
-"""Waiting of device runs: for a device that is away, for a window to open; and what has waited or been silent too long.
+"""Waiting of device runs: for a device, a window, a retry; and what has waited or been silent for too long.
 
-Every move is one guarded, set-based statement, as in `device_runs`.
+What a run waits for (`waits_for`): `device` that is away; `return`, its place among the devices that came back;
+`window` of the device's groups; `retry`, its delay; `earlier`, news of an attempt that was lost; in a rollout `wave`
+and `turn`, which `rollouts` moves. Every move is one guarded, set-based statement, as in `device_runs`.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import RowMapping, text
 
-from deployx.db.bulk import any_of, ids_parameter, moment_parameter, update_rows
+from deployx.db.bulk import any_of, ids_parameter, moment_parameter, row_lock, update_rows
 from deployx.db.database import Session
 from deployx.db.schema import device_runs
 from deployx.lifecycle import RunStatus
+from deployx.timing.instants import format_instant
 from deployx.work import calendars
+from deployx.work.pacing import Pace
 
 CANCEL_RECEIPT_WITHIN = timedelta(seconds=60)
+RECONNECTS_WITHIN = timedelta(seconds=75)
+"""Work that may not wait for its device still waits this long when a connection breaks or the server restarts."""
 DEVICE_OFFLINE = "The device is offline."
+MAY_NOT_WAIT = "The device was offline, and the task does not wait for it."
 NEVER = timedelta(days=800)
+OPENED_AT_ONCE = 1000
 
 _INSTANT = device_runs.c.queued_at.type
+_MOVED = ("status", "reason", "deadline_at", "completed_at", "waits_for", "opens_at")
 
 
-async def device_came(session: Session, device_ids: Sequence[int]) -> int:
-    """Work that waited for these devices is queued now; answers how many runs."""
-    return await _move_waiting(
-        session, any_of(session, "device_id", "ids"), {"ids": ids_parameter(session, device_ids)}
+def state_of_absent(
+    offline_policy: str, deadline_seconds: int, *, now: datetime
+) -> tuple[str, str, datetime | None, datetime | None, str | None]:
+    """Status, reason, deadline_at, completed_at and waits_for of a run whose turn has come while its device is away."""
+    if offline_policy == "fail":
+        return RunStatus.EXPIRED.value, MAY_NOT_WAIT, None, now, None
+    return RunStatus.WAITING.value, DEVICE_OFFLINE, now + timedelta(seconds=deadline_seconds), None, "device"
+
+
+async def reach(session: Session, runs: Sequence[Any], *, now: datetime) -> None:
+    """The turn of these waiting runs has come: queued where the device is online, else they wait for it.
+
+    Each of `runs` has id, waits_for, deadline_at, online, offline_policy and offline_deadline_seconds.
+    """
+    moves: list[tuple[Any, ...]] = []
+    for run in runs:
+        if run.online:
+            moves.append((run.id, RunStatus.QUEUED.value, None, None, None, None, None))
+        elif run.waits_for == "window":  # counted on: it has waited for its device's window since its turn came
+            moves.append((run.id, RunStatus.WAITING.value, DEVICE_OFFLINE, run.deadline_at, None, "device", None))
+        else:
+            state = state_of_absent(run.offline_policy, run.offline_deadline_seconds, now=now)
+            moves.append((run.id, *state, None))
+    await update_rows(session, device_runs, _MOVED, moves, guard="status = 'waiting'")
+    began = [(run.id, now) for run in runs if run.waits_for != "window"]
+    await update_rows(session, device_runs, ("queued_at",), began, guard="completed_at IS NULL")
+
+
+async def device_came(session: Session, device_ids: Sequence[int], pace: Pace, *, now: datetime) -> list[int]:
+    """Work that waited for these devices is queued at the pace; answers deployments whose rollouts are to go on."""
+    rows = await session.execute(
+        text(
+            "SELECT r.id, r.device_id, r.deployment_id, p.rollout IS NOT NULL AS in_rollout FROM device_runs r"
+            " JOIN deployments p ON p.id = r.deployment_id WHERE r.status = 'waiting' AND r.waits_for = 'device' AND "
+            + any_of(session, "r.device_id", "ids")
+            + " ORDER BY r.id "
+            + row_lock(session, "r")
+        ),
+        {"ids": ids_parameter(session, device_ids)},
     )
+    found = rows.all()
+    returned = sorted({row.device_id for row in found})
+    slots = dict(zip(returned, pace.slots(len(returned), now=now), strict=True))
+    moves = [_returned(row, slots[row.device_id], now) for row in found]
+    await update_rows(session, device_runs, _MOVED, moves, guard="status = 'waiting'")
+    return sorted({row.deployment_id for row in found if row.in_rollout and slots[row.device_id] <= now})
+
+
+def _returned(row: Any, slot: datetime, now: datetime) -> tuple[Any, ...]:
+    if row.in_rollout:
+        return row.id, RunStatus.WAITING.value, "It waits for its turn in the rollout.", None, None, "turn", slot
+    if slot <= now:
+        return row.id, RunStatus.QUEUED.value, None, None, None, None, None
+    reason = f"The device is back; with many others, it gets its work at {format_instant(slot)}."
+    return row.id, RunStatus.WAITING.value, reason, None, None, "return", slot
 
 
 async def any_overlooked(session: Session) -> bool:
@@ -36,28 +96,21 @@ async def any_overlooked(session: Session) -> bool:
     rows = await session.execute(
         text(
             "SELECT 1 FROM device_runs r JOIN devices d ON d.id = r.device_id"
-            " WHERE r.status = 'waiting' AND r.opens_at IS NULL AND d.status = 'online' LIMIT 1"
+            " WHERE r.status = 'waiting' AND r.waits_for = 'device' AND d.status = 'online' LIMIT 1"
         )
     )
     return rows.first() is not None
 
 
-async def queue_overlooked(session: Session) -> int:
-    """Queue what waits for a device that is online: on PostgreSQL a run may be queued while its device connects."""
-    return await _move_waiting(
-        session, "opens_at IS NULL AND device_id IN (SELECT id FROM devices WHERE status = 'online')", {}
-    )
-
-
-async def _move_waiting(session: Session, condition: str, parameters: dict[str, Any]) -> int:
-    moved = await session.execute(
+async def overlooked(session: Session) -> list[int]:
+    """Devices that are online and for which something waits: on PostgreSQL one may connect while a run is queued."""
+    rows = await session.execute(
         text(
-            "UPDATE device_runs SET status = 'queued', reason = NULL, deadline_at = NULL, opens_at = NULL"
-            f" WHERE status = 'waiting' AND {condition}"
-        ),
-        parameters,
+            "SELECT DISTINCT r.device_id FROM device_runs r JOIN devices d ON d.id = r.device_id"
+            " WHERE r.status = 'waiting' AND r.waits_for = 'device' AND d.status = 'online'"
+        )
     )
-    return moved.rowcount
+    return sorted(rows.scalars())
 
 
 async def devices_left(session: Session, device_ids: Sequence[int], *, now: datetime) -> None:
@@ -70,20 +123,15 @@ async def devices_left(session: Session, device_ids: Sequence[int], *, now: date
         ),
         {"ids": ids_parameter(session, device_ids)},
     )
-    moves = [
-        (
-            row.id,
-            RunStatus.WAITING.value,
-            DEVICE_OFFLINE,
-            now + _patience(row.offline_policy, row.offline_deadline_seconds),
-        )
-        for row in rows
-    ]
-    await update_rows(session, device_runs, ("status", "reason", "deadline_at"), moves, guard="status = 'queued'")
+    waits = RunStatus.WAITING.value
+    moves = [(row.id, waits, DEVICE_OFFLINE, now + _patience(row), None, "device", None) for row in rows]
+    await update_rows(session, device_runs, _MOVED, moves, guard="status = 'queued'")
 
 
-def _patience(offline_policy: str, deadline_seconds: int) -> timedelta:
-    return timedelta(0) if offline_policy == "fail" else timedelta(seconds=deadline_seconds)
+def _patience(row: Any) -> timedelta:
+    if row.offline_policy == "fail":
+        return RECONNECTS_WITHIN
+    return timedelta(seconds=row.offline_deadline_seconds)
 
 
 async def wait_for_windows(session: Session, runs: Sequence[RowMapping], *, now: datetime) -> set[int]:
@@ -102,43 +150,60 @@ async def wait_for_windows(session: Session, runs: Sequence[RowMapping], *, now:
             opens_at, groups = closed
             deadline_at = run["queued_at"] + timedelta(seconds=run["offline_deadline_seconds"])
             reason = f"Outside the windows, or in a blackout, of the group {groups}."
-            moves.append((run["run_id"], RunStatus.WAITING.value, reason, opens_at or now + NEVER, deadline_at))
-    columns = ("status", "reason", "opens_at", "deadline_at")
-    await update_rows(session, device_runs, columns, moves, guard="status = 'queued'")
+            opening = opens_at or now + NEVER
+            moves.append((run["run_id"], RunStatus.WAITING.value, reason, deadline_at, None, "window", opening))
+    await update_rows(session, device_runs, _MOVED, moves, guard="status = 'queued'")
     return {move[0] for move in moves}
 
 
-async def windows_opened(session: Session, *, now: datetime) -> int:
-    """Queue what waited for a window that opens now; answers how many runs."""
-    moment = {"now": moment_parameter(session, now), "offline": DEVICE_OFFLINE}
-    online = "device_id IN (SELECT id FROM devices WHERE status = 'online')"
-    opened = await _move_waiting(session, f"opens_at <= :now AND {online}", {"now": moment["now"]})
-    await session.execute(
-        text("UPDATE device_runs SET opens_at = NULL, reason = :offline WHERE status = 'waiting' AND opens_at <= :now"),
-        moment,
-    )
-    return opened
-
-
-async def any_window_opens(session: Session, *, now: datetime) -> bool:
+async def any_opens(session: Session, *, now: datetime) -> bool:
+    """Whether a window opens, a delay is over or a returned device's place has come."""
     rows = await session.execute(
-        text("SELECT 1 FROM device_runs WHERE status = 'waiting' AND opens_at <= :now LIMIT 1"),
+        text("SELECT 1 FROM device_runs WHERE status = 'waiting' AND opens_at <= :now AND waits_for <> 'turn' LIMIT 1"),
         {"now": moment_parameter(session, now)},
     )
     return rows.first() is not None
 
 
+async def open_due(session: Session, *, now: datetime) -> list[int]:
+    """Move what any_opens asks about; answers deployments that may have ended, or whose rollouts are to go on."""
+    rows = await session.execute(
+        text(
+            "SELECT r.id, r.deployment_id, r.waits_for, r.deadline_at, d.status = 'online' AS online, p.offline_policy,"
+            " p.offline_deadline_seconds, p.rollout IS NOT NULL AS in_rollout FROM device_runs r"
+            " JOIN devices d ON d.id = r.device_id JOIN deployments p ON p.id = r.deployment_id"
+            " WHERE r.status = 'waiting' AND r.opens_at <= :now AND r.waits_for <> 'turn'"
+            " ORDER BY r.opens_at, r.id LIMIT :limit " + row_lock(session, "r", skip=True)
+        ).columns(deadline_at=_INSTANT),
+        {"now": moment_parameter(session, now), "limit": OPENED_AT_ONCE},
+    )
+    by_rollout: dict[bool, list[Any]] = defaultdict(list)
+    for row in rows:
+        by_rollout[bool(row.in_rollout) and row.waits_for == "retry"].append(row)
+    await reach(session, by_rollout[False], now=now)
+    turns = [(row.id, "It waits for its turn in the rollout.", "turn") for row in by_rollout[True]]
+    await update_rows(session, device_runs, ("reason", "waits_for"), turns, guard="status = 'waiting'")
+    return sorted({row.deployment_id for part in by_rollout.values() for row in part})
+
+
 async def any_to_watch(session: Session) -> bool:
-    """Whether any run waits, is being cancelled, or is on an offline device: one cheap question for each second."""
+    """Whether any run waits, is being cancelled, or is on an offline device, or a rollout has a date: one question."""
     rows = await session.execute(
         text(
             "SELECT EXISTS (SELECT 1 FROM device_runs WHERE status = 'waiting')"
             " OR EXISTS (SELECT 1 FROM device_runs WHERE status = 'cancelling')"
+            " OR EXISTS (SELECT 1 FROM deployments WHERE look_at IS NOT NULL)"
             " OR EXISTS (SELECT 1 FROM devices d JOIN device_runs r ON r.device_id = d.id AND r.completed_at IS NULL"
             " WHERE d.status = 'offline' AND r.status IN ('dispatched', 'running'))"
         )
     )
     return bool(rows.scalar())
+
+
+_NOBODY_CAME = {
+    "window": "No window of the device's groups opened before the deadline.",
+    "earlier": "The device did not come back before the deadline to tell what became of the earlier attempt.",
+}
 
 
 async def overdue(session: Session, *, now: datetime) -> list[tuple[int, int, RunStatus, str]]:
@@ -149,19 +214,23 @@ async def overdue(session: Session, *, now: datetime) -> list[tuple[int, int, Ru
     found: list[tuple[int, int, RunStatus, str]] = []
     moment = moment_parameter(session, now)
     waiting = await session.execute(
-        text("SELECT id, deployment_id, opens_at FROM device_runs WHERE status = 'waiting' AND deadline_at <= :now"),
+        text("SELECT id, deployment_id, waits_for FROM device_runs WHERE status = 'waiting' AND deadline_at <= :now"),
         {"now": moment},
     )
     for row in waiting:
-        what = "The device did not come online" if row.opens_at is None else "No window of the device's groups opened"
-        found.append((row.id, row.deployment_id, RunStatus.EXPIRED, f"{what} before the deadline."))
+        why = _NOBODY_CAME.get(row.waits_for, "The device did not come online before the deadline.")
+        found.append((row.id, row.deployment_id, RunStatus.EXPIRED, why))
     cancelling = await session.execute(
         text("SELECT id, deployment_id FROM device_runs WHERE status = 'cancelling' AND cancel_requested_at <= :since"),
         {"since": moment_parameter(session, now - CANCEL_RECEIPT_WITHIN)},
     )
     reason = "The device did not confirm the cancellation within 60 seconds."
     found += [(row.id, row.deployment_id, RunStatus.CANCEL_UNCONFIRMED, reason) for row in cancelling]
-    silent = await session.execute(
+    return found + await _silent(session, now=now)
+
+
+async def _silent(session: Session, *, now: datetime) -> list[tuple[int, int, RunStatus, str]]:
+    rows = await session.execute(
         text(
             "SELECT r.id, r.deployment_id, d.last_seen, r.dispatched_at, p.lost_after_seconds FROM devices d"
             " JOIN device_runs r ON r.device_id = d.id AND r.completed_at IS NULL"
@@ -169,9 +238,10 @@ async def overdue(session: Session, *, now: datetime) -> list[tuple[int, int, Ru
             " WHERE d.status = 'offline' AND r.status IN ('dispatched', 'running')"
             " AND (d.last_seen IS NULL OR d.last_seen <= :now)"
         ).columns(last_seen=_INSTANT, dispatched_at=_INSTANT),
-        {"now": moment},
+        {"now": moment_parameter(session, now)},
     )
-    for row in silent:
+    found = []
+    for row in rows:
         heard_at = max(row.dispatched_at, row.last_seen or row.dispatched_at)
         if now - heard_at > timedelta(seconds=row.lost_after_seconds):
             reason = f"The device has been silent for more than {row.lost_after_seconds} seconds while it had the work."

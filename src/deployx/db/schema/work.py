@@ -53,6 +53,7 @@ deployments = Table(
     Column("work", JSON(none_as_null=True)),  # files or software as they were when it started; null for commands
     Column("supersedable", Boolean, nullable=False, server_default=text("true")),  # by a newer one of the same task
     Column("opened_wave", Integer, nullable=False, server_default=text("0")),
+    Column("next_wave_at", Instant),  # when the pause between two waves ends
     Column("halted_reason", Text),  # why the rollout stopped
     Column("look_at", Instant),  # when the rollout is to be looked at, besides when a run ends
     Column("closes_at", Instant),  # when the execution's windows close

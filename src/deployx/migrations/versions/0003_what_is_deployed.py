@@ -95,6 +95,7 @@ def _rollouts() -> None:
         sa.Column("work", _JSON),
         sa.Column("supersedable", sa.Boolean(), nullable=False, server_default=sa.text("true")),
         sa.Column("opened_wave", sa.Integer(), nullable=False, server_default=sa.text("0")),
+        sa.Column("next_wave_at", Instant()),
         sa.Column("halted_reason", sa.Text()),
         sa.Column("look_at", Instant()),
         sa.Column("closes_at", Instant()),
@@ -123,7 +124,7 @@ def downgrade() -> None:
     op.drop_column("device_runs", "waits_for")
     op.drop_column("device_runs", "is_last")
     op.drop_index("ix_deployments_look", "deployments")
-    for name in ("closes_at", "look_at", "halted_reason", "opened_wave", "supersedable", "work"):
+    for name in ("closes_at", "look_at", "halted_reason", "next_wave_at", "opened_wave", "supersedable", "work"):
         op.drop_column("deployments", name)
     for table in ("scheduled_tasks", "deployments"):
         op.drop_column(table, "rollout")

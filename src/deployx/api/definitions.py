@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from deployx.api.fields import Body, IdList, InstantIn, Labels, Name
+from deployx.api.policies import RetryPolicy, RolloutPolicy
 from deployx.api.problems import FieldError
 from deployx.catalog.payloads import CommandPayload
 from deployx.errors import Invalid, Problem
@@ -43,6 +44,8 @@ class TaskFields(Body):
     blackout_ids: Annotated[IdList, Field(max_length=100)] | None = None
     outside_window: Literal["delay", "skip"] | None = None
     pause_on_failure: bool | None = None
+    rollout: RolloutPolicy | None = None
+    retry: RetryPolicy | None = None
     labels: Labels | None = None
 
     @field_validator("task_type")
@@ -87,6 +90,8 @@ class NewDeployment(Body):
     offline_policy: Literal["wait", "fail"] = "wait"
     offline_deadline_seconds: Seconds = 300
     lost_after_seconds: Seconds = 600
+    rollout: RolloutPolicy | None = None
+    retry: RetryPolicy | None = None
 
     @field_validator("deployment_type")
     @classmethod
@@ -115,6 +120,7 @@ def applied(body: TaskFields, to: TaskSpec) -> TaskSpec:
     values: dict[str, Any] = {}
     for name in body.model_fields_set - {"status", "command_payload"}:
         value = getattr(body, name)
+        value = value.model_dump(mode="json") if isinstance(value, RolloutPolicy | RetryPolicy) else value
         values[name] = getattr(DEFAULTS, name) if value is None else value
     for name in ("device_ids", "group_ids", "window_ids", "blackout_ids"):
         if name in values:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
+from starlette.responses import StreamingResponse
 
 from deployx.api import paging
 from deployx.api.context import Caller, CallerOf, ServicesOf
@@ -20,7 +21,7 @@ from deployx.people import audit
 from deployx.people.grants import Permission
 from deployx.people.policy import Action, Thing
 from deployx.timing.instants import format_instant
-from deployx.work import executions, history
+from deployx.work import executions, history, results, tasks
 
 router = APIRouter(prefix="/api/schedule", tags=["schedule"])
 
@@ -97,3 +98,33 @@ async def cancel_execution(execution_id: int, caller: CallerOf, services: Servic
     shown = await caller.write(cancel)
     services.hints.give(Hint.RUNS)
     return shown
+
+
+@router.post("/executions/{execution_id}/retry", status_code=202)
+async def retry_execution(execution_id: int, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    """Run an ended execution again on the devices that did not succeed."""
+
+    async def retry(session: Session, now: datetime) -> int:
+        row = await found_execution(session, caller, execution_id, Action.WORK_CHANGE)
+        if row.completed_time is None:
+            raise Conflict(f"Execution {execution_id} is {row.status}: wait for its end, or cancel it.")
+        by = caller.principal.user_id
+        new_id = await tasks.retry(session, services.server, row.task_id, execution_id, by=by, now=now)
+        after = {"execution_id": new_id}
+        await audit.record(session, caller.principal, "retry", "execution", execution_id, now=now, after=after)
+        return new_id
+
+    new_id = await caller.write(retry)
+    services.hints.give(Hint.RUNS)
+    return {"execution_id": new_id, "message": f"Execution {new_id} tries execution {execution_id} again."}
+
+
+@router.get("/executions/{execution_id}/results.csv")
+async def results_as_csv(execution_id: int, caller: CallerOf, services: ServicesOf) -> Response:
+    """A row for each device, by its last attempt."""
+    async with services.database.read() as session:
+        row = await found_execution(session, caller, execution_id, Action.WORK_READ)
+    name = f"execution-{execution_id}.csv"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"', "X-Content-Type-Options": "nosniff"}
+    text = results.as_csv(services.database, row.deployment_id)
+    return StreamingResponse(text, media_type="text/csv; charset=utf-8", headers=headers)

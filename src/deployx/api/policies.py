@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from deployx.api.fields import Body
 from deployx.api.problems import FieldError
-from deployx.work.retry import RETRIED
 
 MOST_SECONDS = 2_592_000
 
-Percent = Annotated[str, Field(pattern=r"^(100|[1-9]?[0-9])%$")]
-Share = Annotated[int, Field(ge=1, le=1_000_000)] | Annotated[str, Field(pattern=r"^(100|[1-9][0-9]?)%$")]
+MOST_DEVICES = 1_000_000
+
+
+def _devices(at_least: int) -> Callable[[int | str], int | str]:
+    """A check of a number of devices or a whole percentage of them."""
+
+    def check(value: int | str) -> int | str:
+        number, most = value, MOST_DEVICES
+        if isinstance(value, str):
+            digits = value.removesuffix("%")
+            number, most = int(digits) if digits.isascii() and digits.isdigit() and value != digits else -1, 100
+        if isinstance(number, bool) or not at_least <= int(number) <= most:
+            right = f"give a number from {at_least} to {MOST_DEVICES}, or a percentage like '5%' up to '100%'"
+            raise ValueError(f"{value!r} is no number of devices: {right}")
+        return value
+
+    return check
+
+
+Share = Annotated[int | Annotated[str, Field(max_length=4)], AfterValidator(_devices(1))]
+Failures = Annotated[int | Annotated[str, Field(max_length=4)], AfterValidator(_devices(0))]
 Delay = Annotated[int, Field(ge=0, le=MOST_SECONDS)]
 Ending = Literal["failed", "rolled_back", "timed_out", "interrupted", "lost", "expired"]
 
@@ -23,10 +42,10 @@ class RolloutPolicy(Body):
 
     canary: Share | None = None
     batch_size: Share | None = None
-    max_failures: Annotated[int, Field(ge=0, le=1_000_000)] | Percent = 0
+    max_failures: Failures = 0
     count_offline: bool = False
     pause_seconds: Delay = 0
-    max_concurrent: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    max_concurrent: Annotated[int, Field(ge=1, le=MOST_DEVICES)] | None = None
     splay_seconds: Delay = 0
 
 
@@ -38,11 +57,13 @@ class RetryPolicy(Body):
     multiplier: Annotated[float, Field(ge=1, le=100)] = 2
     max_delay_seconds: Delay = 3600
     jitter: bool = True
-    on: Annotated[list[Ending], Field(min_length=1, max_length=10)] = list(RETRIED)
+    on: Annotated[list[Ending], Field(min_length=1, max_length=10)] = [
+        "failed", "timed_out", "interrupted", "lost", "expired",
+    ]  # fmt: skip
 
     @model_validator(mode="after")
     def _longest_is_not_shorter(self) -> Self:
         if self.max_delay_seconds < self.initial_delay_seconds:
             given = f"{self.max_delay_seconds} is less than initial_delay_seconds, {self.initial_delay_seconds}"
-            raise FieldError(("retry", "max_delay_seconds"), f"{given}: give at least that.")
+            raise FieldError(("max_delay_seconds",), f"{given}: give at least that.")
         return self

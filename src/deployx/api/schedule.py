@@ -7,13 +7,14 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Response
+from pydantic import Field
 from sqlalchemy import select
 
 from deployx.api import etags, paging
 from deployx.api.context import Caller, CallerOf, ServicesOf
 from deployx.api.definitions import DEFAULTS, NewTask, RecurrenceType, TaskChange, TaskType, applied
 from deployx.api.executions import shown_execution
-from deployx.api.fields import Body, Description, Id, InstantIn, Query
+from deployx.api.fields import Body, Description, Id, IdList, InstantIn, Query
 from deployx.api.paging import Page
 from deployx.db.database import Session
 from deployx.db.schema import scheduled_task_executions, scheduled_tasks, task_target_devices, task_target_groups
@@ -51,6 +52,10 @@ class Deletion(Query):
     detach: bool = False
 
 
+class Part(Body):
+    device_ids: Annotated[IdList, Field(min_length=1)] | None = None
+
+
 class Nothing(Body):
     """An empty body."""
 
@@ -58,7 +63,8 @@ class Nothing(Body):
 _AS_STORED = (
     "id", "version", "task_name", "task_type", "status", "recurrence_type", "timezone", "misfire_grace_seconds",
     "catch_up", "max_instances", "overlap_policy", "jitter_seconds", "offline_policy", "offline_deadline_seconds",
-    "lost_after_seconds", "outside_window", "labels", "execution_count", "last_result", "error_message", "created_by",
+    "lost_after_seconds", "outside_window", "rollout", "retry",
+    "labels", "execution_count", "last_result", "error_message", "created_by",
     "paused_reason",
 )  # fmt: skip
 _INSTANTS = ("scheduled_time", "created_at", "updated_at", "last_execution", "next_execution", "paused_until")
@@ -291,15 +297,16 @@ async def cancel_task(task_id: int, caller: CallerOf, body: Nothing | None = Non
 
 @router.post("/tasks/{task_id}/execute", status_code=202)
 async def execute_task(
-    task_id: int, caller: CallerOf, services: ServicesOf, body: Nothing | None = None
+    task_id: int, caller: CallerOf, services: ServicesOf, body: Part | None = None
 ) -> dict[str, Any]:
-    """Run the task now, whatever its schedule says."""
+    """Run the task now, whatever its schedule says, on all its devices or on some of them."""
+    only = body.device_ids if body else None
 
     async def run(session: Session, now: datetime) -> int:
         await found_task(session, caller, task_id, Action.WORK_CHANGE)
         by = caller.principal.user_id
-        execution_id = await tasks.execute(session, services.server, task_id, by=by, now=now)
-        after = {"execution_id": execution_id}
+        execution_id = await tasks.execute(session, services.server, task_id, only=only, by=by, now=now)
+        after = {"execution_id": execution_id, "device_ids": only}
         await audit.record(session, caller.principal, "execute", "task", task_id, now=now, after=after)
         return execution_id
 

@@ -138,17 +138,29 @@ async def start_by_hand(
         rollout=request.rollout,
         retry=request.retry,
     )
+    return await start_on(
+        session, installation_id, sending, owner, device_ids=request.device_ids, group_ids=request.group_ids, now=now
+    )
+
+
+async def start_on(
+    session: Session, installation_id: str, sending: Sending, owner: Owner, *, device_ids: Iterable[int],
+    group_ids: Iterable[int] = (), now: datetime,
+) -> int:  # fmt: skip
+    """Start a deployment on targets of its own, as far as its owner may; answers its id.
+
+    Raises Conflict where one is gone or not permitted, or no device is left.
+    """
     (deployment_id,) = await start(session, installation_id, [sending], now=now)
-    devices = [(deployment_id, device_id) for device_id in request.device_ids]
+    devices = [(deployment_id, device_id) for device_id in device_ids]
     await insert_rows(session, deployment_target_devices, ("deployment_id", "device_id"), devices)
-    groups = [(deployment_id, group_id) for group_id in request.group_ids]
+    groups = [(deployment_id, group_id) for group_id in group_ids]
     await insert_rows(session, deployment_target_groups, ("deployment_id", "group_id"), groups)
     targets = (await resolve(session, {deployment_id: owner}, DEPLOYMENT_TARGETS))[deployment_id]
     if targets.refusal or not targets.devices:
         raise Conflict(targets.refusal or "There are no target devices: the groups are empty.")
     reached = replace(sending, devices=targets.ordered())
     await _send_out(session, installation_id, {deployment_id: reached}, now=now)
-    await settle(session, [deployment_id], now=now)
     return deployment_id
 
 

@@ -6,7 +6,7 @@ What a look decides is in `looks`, what it writes in `ledger`, and how endings m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import uuid4
 
@@ -16,7 +16,7 @@ from deployx.clock import ClockSteps
 from deployx.db.bulk import any_of, ids_parameter, moment_parameter, update_rows
 from deployx.db.database import Session
 from deployx.db.schema import scheduled_tasks
-from deployx.fleet.resolution import Targets, resolve
+from deployx.fleet.resolution import Owner, Targets, resolve
 from deployx.lifecycle import ExecutionStatus, TaskStatus
 from deployx.work import (
     alarms,
@@ -32,6 +32,7 @@ from deployx.work import (
     task_rows,
     versions,
 )  # fmt: skip
+from deployx.work.again import Earlier
 from deployx.work.deployments import Ended, Sending
 from deployx.work.looks import Outcome
 from deployx.work.task_rows import Task
@@ -210,6 +211,23 @@ async def start_by_hand(
     superseded = await superseding.replace_older(session, started, now=now)
     await settle_deployments(session, server, [*started, *superseded], now=now)
     return sending.execution_id
+
+
+async def start_again(
+    session: Session, server: Server, task: Task, earlier: Earlier, owner: Owner, requested_by: int, *, now: datetime
+) -> int:
+    """Start an execution of a locked task that sends an earlier deployment again; answers the execution's id."""
+    start = ledger.Start("retry", cause=f"retry:{uuid4().hex}", requested_by=requested_by)
+    execution_id = await ledger.write_retry(session, task, start, now=now)
+    sending = replace(earlier.sending, execution_id=execution_id, created_by=owner.user_id)
+    deployment_id = await deployments.start_on(
+        session, server.installation_id, sending, owner, device_ids=earlier.device_ids, now=now
+    )
+    status = TaskStatus.PAUSED if task["status"] == TaskStatus.PAUSED else TaskStatus.RUNNING
+    values = (task["id"], status.value, task["execution_count"] + 1, now)
+    await update_rows(session, scheduled_tasks, ("status", "execution_count", "last_execution"), [values])
+    await settle_deployments(session, server, [deployment_id], now=now)
+    return execution_id
 
 
 async def settle_deployments(

@@ -104,6 +104,13 @@ async def write_started(session: Session, task: Task, start: Start, targets: Tar
     return Written(failed=[identity]) if refusal else Written([_sending(task, identity, start, targets)])
 
 
+async def write_retry(session: Session, task: Task, start: Start, *, now: datetime) -> int:
+    """Write an execution that tries an earlier one again; its deployment is the caller's. Answers its id."""
+    (identity,) = await allocate_ids(session, scheduled_task_executions, 1)
+    await insert_rows(session, scheduled_task_executions, _ROW, [_started_row(identity, task, start, None, now)])
+    return identity
+
+
 def _run_key(task: Task, start: Start) -> str:
     what = start.cause if start.planned_for is None else start.planned_for.isoformat()
     return f"task:{task['id']}:{what}"

@@ -54,6 +54,22 @@ async def due(session: Session, *, now: datetime) -> list[int]:
     return list(rows.scalars())
 
 
+async def waves_of(session: Session, deployment_ids: Sequence[int]) -> dict[int, list[tuple[int, dict[str, int]]]]:
+    """The waves of each deployment in their order, each with its devices by the status of their last attempt."""
+    rows = await session.execute(
+        text(
+            "SELECT deployment_id, wave, status, count(*) AS n FROM device_runs WHERE is_last AND "
+            + any_of(session, "deployment_id", "ids")
+            + " GROUP BY deployment_id, wave, status ORDER BY deployment_id, wave, status"
+        ),
+        {"ids": ids_parameter(session, deployment_ids)},
+    )
+    found: dict[int, dict[int, dict[str, int]]] = {}
+    for row in rows:
+        found.setdefault(row.deployment_id, {}).setdefault(row.wave, {})[row.status] = row.n
+    return {deployment_id: list(waves.items()) for deployment_id, waves in found.items()}
+
+
 async def _lock(session: Session, deployment_ids: Sequence[int], *, now: datetime) -> list[State]:
     """Those in which something has yet to start: all that a rollout can still decide about."""
     if not deployment_ids:

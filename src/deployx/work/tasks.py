@@ -19,13 +19,13 @@ from deployx.db.schema import (
     scheduled_tasks,
 )  # fmt: skip
 from deployx.errors import Conflict, Invalid, NotFound, Problem
-from deployx.fleet.resolution import resolve
+from deployx.fleet.resolution import Targets, resolve
 from deployx.lifecycle import TASK_MOVES, TASK_SCHEDULED, TaskStatus
 from deployx.timing import recurrence
 from deployx.timing.instants import format_instant
 from deployx.timing.jitter import delay
 from deployx.timing.recurrence import MOST_OCCURRENCES, After, Recurrence
-from deployx.work import alarms, dependencies, executions, overrides, plans, specs, task_rows, versions
+from deployx.work import again, alarms, dependencies, executions, overrides, plans, specs, task_rows, versions
 from deployx.work.executions import Server
 from deployx.work.specs import Counted, TaskSpec
 from deployx.work.task_rows import Task
@@ -227,22 +227,57 @@ async def _fail(session: Session, task_id: int, why: str, *, by: int | None, now
     await versions.add_move(session, task_id, moved.scalar_one(), "fail", TaskStatus.FAILED, by=by, at=now)
 
 
-async def execute(session: Session, server: Server, task_id: int, *, by: int, now: datetime) -> int:
+async def execute(
+    session: Session, server: Server, task_id: int, *, by: int, now: datetime, only: Sequence[int] | None = None
+) -> int:
     """Start a task now, whatever its schedule says; answers the execution's id.
 
-    Raises Conflict where the task is cancelled, or where as many executions run as it allows.
+    `only` names some of its target devices; raises Invalid where one is not among them. Raises Conflict where the task
+    is cancelled, or where as many executions run as it allows.
     """
+    task = await _with_a_place(session, server, task_id, "executing", now=now)
+    targets = (await resolve(session, {task_id: task_rows.owner_of(task)}))[task_id]
+    if only is not None:
+        targets = _part_of(targets, only)
+    return await executions.start_by_hand(session, server, task, targets, by, now=now)
+
+
+async def retry(session: Session, server: Server, task_id: int, execution_id: int, *, by: int, now: datetime) -> int:
+    """Run an ended execution again on the devices that did not succeed; answers the new execution's id.
+
+    It runs what that execution ran. Raises Conflict where it runs still, all succeeded, or the task may not start.
+    """
+    task = await _with_a_place(session, server, task_id, "trying it again", now=now)
+    earlier = await again.of(session, execution_id)
+    owner = task_rows.owner_of(task)
+    return await executions.start_again(session, server, task, earlier, owner, by, now=now)
+
+
+async def _with_a_place(session: Session, server: Server, task_id: int, doing: str, *, now: datetime) -> Task:
+    """The task, locked, if one more execution of it may start now."""
     task = await locked(session, server, task_id, now=now)
     if task["status"] == TaskStatus.CANCELLED:
-        raise Conflict(f"Task {task_id} is cancelled: resume it before executing it.")
+        raise Conflict(f"Task {task_id} is cancelled: resume it before {doing}.")
     running = await executions.running_of(session, task_id)
     if running >= task["max_instances"]:
         allowed = task["max_instances"]
         raise Conflict(
             f"{running} executions of task {task_id} run already, and it allows {allowed} at once: wait or cancel one."
         )
-    targets = await resolve(session, {task_id: task_rows.owner_of(task)})
-    return await executions.start_by_hand(session, server, task, targets[task_id], by, now=now)
+    return task
+
+
+def _part_of(targets: Targets, only: Sequence[int]) -> Targets:
+    strangers = [device_id for device_id in only if device_id not in targets.devices]
+    if strangers and not targets.refusal:
+        why = "is no target of this task: name some of its own devices."
+        raise Invalid(
+            [
+                Problem(("body", "device_ids", only.index(device_id)), f"Device {device_id} {why}")
+                for device_id in strangers
+            ]
+        )
+    return Targets({one: online for one, online in targets.devices.items() if one in set(only)}, targets.refusal)
 
 
 async def locked(session: Session, server: Server, task_id: int, *, now: datetime) -> Task:

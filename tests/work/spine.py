@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import RowMapping, insert, select, text
+from sqlalchemy import RowMapping, insert, select, text, update
 
 from deployx.db.database import Database, Session
 from deployx.db.schema import device_runs, devices, scheduled_task_executions, scheduled_tasks, users
 from deployx.lifecycle import RunStatus
+from deployx.work import attempts, executions, tasks, waiting
 from deployx.work import device_runs as runs
-from deployx.work import executions, tasks
 from deployx.work.executions import Server
+from deployx.work.pacing import Pace
 from deployx.work.specs import TaskSpec
 
 NOW = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)  # a Monday
@@ -30,6 +31,7 @@ class Spine:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.owner_id = 0
+        self.pace = Pace(1000)
 
     async def set_up(self, online: int = 1, offline: int = 0, role: str = "admin") -> None:
         async with self.database.write() as session:
@@ -65,6 +67,33 @@ class Spine:
             looked_at = await executions.fire(session, SERVER, now=now, limit=100)
             looked_at += await executions.answer_alarms(session, SERVER, now=now, limit=100)
             return looked_at + await executions.fire(session, SERVER, now=now, limit=100, backlog=True)
+
+    async def go_on(self, now: datetime) -> None:
+        """What the rescuer does each second: moments that have come, runs that are overdue."""
+        async with self.database.write() as session:
+            await executions.go_on(session, SERVER, now=now)
+            overdue = await waiting.overdue(session, now=now)
+            for run_id, _, status, reason in overdue:
+                await runs.end(session, [run_id], status, reason, now=now)
+            touched = sorted({deployment_id for _, deployment_id, _, _ in overdue})
+            await executions.settle_deployments(session, SERVER, touched, now=now)
+
+    async def come(self, device_id: int, now: datetime, *, journal: str = "j", unfinished: Sequence[str] = ()) -> None:
+        """A device opens a session and says what it knows."""
+        async with self.database.write() as session:
+            values = {"status": "online", "replica_id": "r1", "journal_id": journal, "last_seen": now}
+            await session.execute(update(devices).where(devices.c.id == device_id).values(**values))
+            known = frozenset(unfinished)
+            touched = await runs.reconcile(session, [runs.Returned(device_id, journal, known)], now=now)
+            touched += await attempts.hear(session, {device_id: attempts.News(journal, known)}, now=now)
+            touched += await waiting.device_came(session, [device_id], self.pace, now=now)
+            await executions.settle_deployments(session, SERVER, touched, now=now)
+
+    async def leave(self, device_id: int, now: datetime) -> None:
+        async with self.database.write() as session:
+            values = {"status": "offline", "replica_id": None, "last_seen": now}
+            await session.execute(update(devices).where(devices.c.id == device_id).values(**values))
+            await waiting.devices_left(session, [device_id], now=now)
 
     async def execute(self, task_id: int, now: datetime) -> int:
         async with self.database.write() as session:

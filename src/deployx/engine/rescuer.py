@@ -57,13 +57,7 @@ class Rescuer:
         return len(found)
 
     async def _go_on(self, session: Session) -> None:
-        """What waited for a moment that has come goes on: windows, delays, turns and waves of rollouts."""
-        now = await self._database.now(session)
-        dated = await rollouts.due(session, now=now)
-        await settling.lock_tasks_of(session, dated)
-        opened = await waiting.open_due(session, now=now)
-        await rollouts.advance(session, [*dated, *opened], now=now)
-        await executions.settle_deployments(session, self._server, sorted({*dated, *opened}), now=now)
+        await executions.go_on(session, self._server, now=await self._database.now(session))
 
     async def settle_left_over(self) -> int:
         """Settle deployments whose runs have all ended, and queue runs that missed their device's arrival."""

@@ -23,6 +23,7 @@ from deployx.work.retry import Retry
 SUCCEEDED_LATE = "An earlier attempt had succeeded: its result came late."
 NOT_STARTED = {"status": "not_started", "reason": "The device does not know this order: it never started."}
 
+_ENDED = ("status", "reason", "completed_at", "waits_for", "opens_at", "deadline_at")
 _TYPES = {"retry": deployments.c.retry.type} | {
     name: device_runs.c[name].type for name in ("completed_at", "late_result")
 }
@@ -111,13 +112,12 @@ async def hear(session: Session, news: Mapping[int, News], *, now: datetime) -> 
         known = news[row.device_id]
         touched.append(row.deployment_id)
         if row.journal_id != known.journal_id:
-            unknown.append((row.id, RunStatus.LOST.value, LOST_FOR_EVER["reason"], now, LOST_FOR_EVER))
+            unknown.append((row.id, *_ended(RunStatus.LOST, LOST_FOR_EVER["reason"], now), LOST_FOR_EVER))
             told.append((row.lost_id, LOST_FOR_EVER))
         elif row.order_id not in known.unfinished:
             told.append((row.lost_id, NOT_STARTED))
     await update_rows(session, device_runs, ("late_result",), told, guard="late_result IS NULL")
-    ended = ("status", "reason", "completed_at", "late_result")
-    await update_rows(session, device_runs, ended, unknown, guard="status = 'waiting'")
+    await update_rows(session, device_runs, (*_ENDED, "late_result"), unknown, guard="status = 'waiting'")
     await _release(session, touched, now=now)
     return touched
 
@@ -136,12 +136,16 @@ async def take_late_results(session: Session, succeeded: Mapping[int, bool], *, 
         {"ids": ids_parameter(session, succeeded)},
     )
     found = rows.all()
-    done = [(row.id, RunStatus.SUCCEEDED.value, SUCCEEDED_LATE, now) for row in found if succeeded[row.lost_id]]
-    columns = ("status", "reason", "completed_at")
-    await update_rows(session, device_runs, columns, done, guard="status = 'waiting'")
+    ending = _ended(RunStatus.SUCCEEDED, SUCCEEDED_LATE, now)
+    done = [(row.id, *ending) for row in found if succeeded[row.lost_id]]
+    await update_rows(session, device_runs, _ENDED, done, guard="status = 'waiting'")
     touched = sorted({row.deployment_id for row in found})
     await _release(session, touched, now=now)
     return touched
+
+
+def _ended(status: RunStatus, reason: str, now: datetime) -> tuple[Any, ...]:
+    return status.value, reason, now, None, None, None
 
 
 async def _release(session: Session, deployment_ids: Sequence[int], *, now: datetime) -> None:

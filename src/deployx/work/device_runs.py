@@ -201,8 +201,8 @@ async def end(session: Session, run_ids: Sequence[int], status: RunStatus, reaso
     await update_rows(
         session,
         device_runs,
-        ("status", "reason", "completed_at"),
-        [(run_id, status.value, reason, now) for run_id in run_ids],
+        ("status", "reason", "completed_at", "waits_for", "opens_at"),
+        [(run_id, status.value, reason, now, None, None) for run_id in run_ids],
         guard=f"status IN ({allowed})",
     )
 

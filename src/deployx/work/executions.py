@@ -31,6 +31,7 @@ from deployx.work import (
     superseding,
     task_rows,
     versions,
+    waiting,
 )  # fmt: skip
 from deployx.work.again import Earlier
 from deployx.work.deployments import Ended, Sending
@@ -244,6 +245,16 @@ async def settle_deployments(
     ended = await deployments.settle(session, deployment_ids, now=now)
     await settle(session, server, ended, now=now)
     return ended
+
+
+async def go_on(session: Session, server: Server, *, now: datetime) -> None:
+    """Let go on what waited for a moment that has come: windows, delays, turns and waves of rollouts."""
+    dated = await rollouts.due(session, now=now)
+    await settling.lock_tasks_of(session, dated)
+    opened = await waiting.open_due(session, now=now)
+    touched = sorted({*dated, *opened})
+    await rollouts.advance(session, touched, now=now)
+    await settle_deployments(session, server, touched, now=now)
 
 
 async def settle(session: Session, server: Server, ended: Sequence[Ended], *, now: datetime) -> None:

@@ -31,6 +31,8 @@ NEVER = timedelta(days=800)
 OPENED_AT_ONCE = 1000
 
 _INSTANT = device_runs.c.queued_at.type
+_OPENS = "waits_for IN ('return', 'window', 'retry')"
+"""What moves at its `opens_at` by itself."""
 _MOVED = ("status", "reason", "deadline_at", "completed_at", "waits_for", "opens_at")
 
 
@@ -159,7 +161,7 @@ async def wait_for_windows(session: Session, runs: Sequence[RowMapping], *, now:
 async def any_opens(session: Session, *, now: datetime) -> bool:
     """Whether a window opens, a delay is over or a returned device's place has come."""
     rows = await session.execute(
-        text("SELECT 1 FROM device_runs WHERE status = 'waiting' AND opens_at <= :now AND waits_for <> 'turn' LIMIT 1"),
+        text("SELECT 1 FROM device_runs WHERE status = 'waiting' AND opens_at <= :now AND {_OPENS} LIMIT 1"),
         {"now": moment_parameter(session, now)},
     )
     return rows.first() is not None
@@ -172,7 +174,7 @@ async def open_due(session: Session, *, now: datetime) -> list[int]:
             "SELECT r.id, r.deployment_id, r.waits_for, r.deadline_at, d.status = 'online' AS online, p.offline_policy,"
             " p.offline_deadline_seconds, p.rollout IS NOT NULL AS in_rollout FROM device_runs r"
             " JOIN devices d ON d.id = r.device_id JOIN deployments p ON p.id = r.deployment_id"
-            " WHERE r.status = 'waiting' AND r.opens_at <= :now AND r.waits_for <> 'turn'"
+            f" WHERE r.status = 'waiting' AND r.opens_at <= :now AND {_OPENS}"
             " ORDER BY r.opens_at, r.id LIMIT :limit " + row_lock(session, "r", skip=True)
         ).columns(deadline_at=_INSTANT),
         {"now": moment_parameter(session, now), "limit": OPENED_AT_ONCE},

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from deployx.api.fields import Body
 from deployx.api.problems import FieldError
@@ -15,24 +15,25 @@ MOST_SECONDS = 2_592_000
 MOST_DEVICES = 1_000_000
 
 
-def _devices(at_least: int) -> Callable[[int | str], int | str]:
+def _devices(at_least: int) -> Callable[[Any], Any]:
     """A check of a number of devices or a whole percentage of them."""
 
-    def check(value: int | str) -> int | str:
+    def check(value: Any) -> Any:
         number, most = value, MOST_DEVICES
         if isinstance(value, str):
             digits = value.removesuffix("%")
-            number, most = int(digits) if digits.isascii() and digits.isdigit() and value != digits else -1, 100
-        if isinstance(number, bool) or not at_least <= int(number) <= most:
+            is_percentage = value != digits and digits.isascii() and digits.isdigit() and len(digits) <= len("100")
+            number, most = int(digits) if is_percentage else -1, 100
+        if type(number) is not int or not at_least <= number <= most:
             right = f"give a number from {at_least} to {MOST_DEVICES}, or a percentage like '5%' up to '100%'"
-            raise ValueError(f"{value!r} is no number of devices: {right}")
+            raise ValueError(f"{str(value)[:40]!r} is no number of devices: {right}")
         return value
 
     return check
 
 
-Share = Annotated[int | Annotated[str, Field(max_length=4)], AfterValidator(_devices(1))]
-Failures = Annotated[int | Annotated[str, Field(max_length=4)], AfterValidator(_devices(0))]
+Share = Annotated[int | str, BeforeValidator(_devices(1))]
+Failures = Annotated[int | str, BeforeValidator(_devices(0))]
 Delay = Annotated[int, Field(ge=0, le=MOST_SECONDS)]
 Ending = Literal["failed", "rolled_back", "timed_out", "interrupted", "lost", "expired"]
 

@@ -18,6 +18,7 @@ from deployx.api.fields import Query
 from deployx.api.schedule import check_references
 from deployx.db.database import Session
 from deployx.db.schema import blackouts, windows
+from deployx.fleet import targets
 from deployx.people.policy import Action
 from deployx.timing import preview as timing_preview
 from deployx.timing import words
@@ -30,6 +31,7 @@ from deployx.timing.recurrence import LAST_INSTANT, Recurrence
 from deployx.timing.windows import Calendar
 from deployx.timing.zones import find_zone
 from deployx.work import calendars, specs
+from deployx.work.rollout import Rollout
 from deployx.work.specs import TaskSpec
 
 router = APIRouter(prefix="/api/schedule", tags=["schedule"])
@@ -52,6 +54,7 @@ async def preview(
         now = await services.database.now(session)
         await check_references(session, caller, spec, with_targets=False)
         calendar = await _calendar(session, spec)
+        devices = await targets.count(session, spec.device_ids, spec.group_ids) if spec.rollout else 0
     rule, _first = specs.plan(spec, now=now)
     given = (await request.json()).get("scheduled_time")
     naive = isinstance(given, str) and _OFFSET.search(given) is None
@@ -60,6 +63,9 @@ async def preview(
     found = list(islice(plan.upcoming(now, LAST_INSTANT), query.count + 1))
     warnings += _of_policies(spec, rule, calendar, found, now, query.count)
     zone = find_zone(spec.timezone)
+    going_out = _rollout(spec, devices) if devices else None
+    if going_out is not None:
+        warnings.append(Warning("rollout", going_out.pop("text")))
     return {
         "occurrences": [
             {
@@ -72,7 +78,18 @@ async def preview(
         ],
         "description": words.describe(rule),
         "warnings": [{"code": one.code, "text": one.text} for one in warnings],
+        "rollout": going_out,
     }
+
+
+def _rollout(spec: TaskSpec, devices: int) -> dict[str, Any]:
+    """How a deployment to as many devices as are targeted now would go out, in numbers and in words."""
+    assert spec.rollout is not None
+    rollout = Rollout.of(spec.rollout)
+    waves, allowed = rollout.waves(devices), rollout.allowed_failures(devices)
+    plan = f"{devices} devices in {len(waves)} {'wave' if len(waves) == 1 else 'waves'}"
+    text = f"{plan}: {allowed} of them may fail, one more stops the rollout."
+    return {"devices": devices, "waves": waves, "allowed_failures": allowed, "text": text}
 
 
 async def _calendar(session: Session, spec: TaskSpec) -> Calendar | None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sqlalchemy import func, select, union
+
 from deployx.db.database import Session
+from deployx.db.schema import devices, group_members
 from deployx.errors import Problem
 from deployx.people import grants
 from deployx.people.grants import Permission
@@ -32,3 +35,15 @@ async def check(
                 continue
             found.append(Problem(("body", field, position), why))
     return found
+
+
+async def count(session: Session, device_ids: Sequence[int], group_ids: Sequence[int]) -> int:
+    """How many devices these ids and the members of these groups are now, each once."""
+    members = (
+        select(group_members.c.device_id)
+        .join(devices, devices.c.id == group_members.c.device_id)
+        .where(group_members.c.group_id.in_(group_ids), devices.c.deleted_at.is_(None))
+    )
+    named = select(devices.c.id).where(devices.c.id.in_(device_ids), devices.c.deleted_at.is_(None))
+    found = await session.execute(select(func.count()).select_from(union(named, members).subquery()))
+    return found.scalar_one()

@@ -31,7 +31,13 @@ class BadRequest(DeployXError):
 
 
 class NotSignedIn(DeployXError):
+    """Nothing proves who asks; `scheme` is the kind of proof that is wanted."""
+
     code, status, title = "not-signed-in", 401, "Not signed in"
+
+    def __init__(self, detail: str, scheme: str = "Bearer") -> None:
+        super().__init__(detail)
+        self.scheme = scheme
 
 
 class NotPermitted(DeployXError):
@@ -65,6 +71,24 @@ class WrongContentType(DeployXError):
     code, status, title = "wrong-content-type", 415, "Wrong content type"
 
 
+class RangeNotSatisfiable(DeployXError):
+    """A part of a content was asked for that lies behind its end."""
+
+    code, status, title = "range-not-satisfiable", 416, "Range not satisfiable"
+
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(f"The content has {size_bytes} bytes, and the range begins behind them: ask for less.")
+        self.size_bytes = size_bytes
+
+
+class FieldError(ValueError):
+    """A rule across the fields of a body, with the field to point at."""
+
+    def __init__(self, field: tuple[str | int, ...], why: str) -> None:
+        super().__init__(why)
+        self.field = field
+
+
 class Invalid(DeployXError):
     """A body, query or path that breaks a rule; names each field."""
 
@@ -89,6 +113,12 @@ class TooMany(DeployXError):
 
 class NotReady(DeployXError):
     code, status, title = "not-ready", 503, "Not ready"
+
+
+class StorageFull(DeployXError):
+    """No room is left for what was to be stored; nothing of it was kept."""
+
+    code, status, title = "storage-full", 507, "Insufficient storage"
 
 
 class StartupRefused(DeployXError):

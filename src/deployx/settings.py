@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import platformdirs
 
@@ -28,6 +28,8 @@ class Settings:
     port: int = 8000
     data_dir: Path = Path(platformdirs.user_data_dir("deployx"))
     database_url: str | None = None
+    storage_url: str | None = None
+    max_upload_bytes: int = 2 * 1024**3
     admin_password: str | None = None
     signing_key_file: Path | None = None
     public_url: str | None = None
@@ -43,6 +45,11 @@ class Settings:
     @property
     def database(self) -> str:
         return self.database_url or f"sqlite:///{self.data_dir / 'deployx.db'}"
+
+    @property
+    def storage(self) -> Path:
+        """The folder in which contents of files are stored."""
+        return Path(unquote(urlsplit(self.storage_url).path)) if self.storage_url else self.data_dir
 
     @property
     def signing_key(self) -> Path:
@@ -105,6 +112,12 @@ def _converted(name: str, value: Any) -> Any:
             return int(value)
         case "data_dir" | "signing_key_file" | "tls_cert" | "tls_key":
             return Path(value).expanduser().absolute()
+        case "max_upload_bytes":
+            if not str(value).isdecimal() or not 1 <= int(value) < 2**63:
+                raise StartupRefused(f"MAX_UPLOAD_BYTES {value!r} is no number of bytes: use a whole one, at least 1.")
+            return int(value)
+        case "storage_url":
+            return _as_storage(str(value))
         case "insecure_http":
             return _as_truth("INSECURE_HTTP", value)
         case "public_url":
@@ -136,6 +149,19 @@ def _as_origin(name: str, value: str) -> str:
         raise StartupRefused(f"{name} {value!r} has a path: give scheme, host and port alone.")
     usual_port = ":443" if parts.scheme == "https" else ":80"
     return f"{parts.scheme}://{parts.netloc.lower().removesuffix(usual_port)}"
+
+
+def _as_storage(value: str) -> str:
+    """A folder as `file:///path`; the whole value is not repeated, it may hold credentials."""
+    parts = urlsplit(value)
+    if parts.scheme != "file":
+        raise StartupRefused(
+            f"STORAGE_URL has the scheme {parts.scheme!r}, which this version cannot store in: use file:///FOLDER"
+            " (a shared folder where there are several replicas)."
+        )
+    if parts.netloc or not parts.path.startswith("/") or parts.path == "/" or parts.query or parts.fragment:
+        raise StartupRefused("STORAGE_URL names no folder of this machine: write it like file:///srv/deployx.")
+    return value
 
 
 def _as_networks(name: str, value: str) -> str:

@@ -160,7 +160,7 @@ def any_of(session: AsyncConnection, column: str, name: str) -> str:
     return f"{column} = ANY(:{name})"
 
 
-def ids_parameter(session: AsyncConnection, ids: Iterable[int]) -> Any:
+def ids_parameter(session: AsyncConnection, ids: Iterable[int | str]) -> Any:
     return json.dumps(list(ids)) if on_sqlite(session) else list(ids)
 
 

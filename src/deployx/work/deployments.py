@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from sqlalchemy import RowMapping, text
 
+from deployx.catalog import uses
 from deployx.db.bulk import allocate_ids, any_of, ids_parameter, insert_rows, row_lock, update_rows
 from deployx.db.database import Session
 from deployx.db.schema import deployment_target_devices, deployment_target_groups, deployments, payloads
@@ -124,6 +125,7 @@ async def start_by_hand(
     (payload_id,) = await allocate_ids(session, payloads, 1)
     body = (payload_id, request.deployment_type, dict(request.payload))
     await insert_rows(session, payloads, ("id", "kind", "body"), [body])
+    await uses.write(session, {payload_id: (request.deployment_type, request.payload)})
     sending = Sending(
         deployment_type=request.deployment_type,
         deployment_name=request.deployment_name,

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import select, update
 
+from deployx.catalog import uses
 from deployx.db.bulk import allocate_ids, insert_rows
 from deployx.db.database import Session
 from deployx.db.schema import (
@@ -59,6 +60,9 @@ async def create_many(
             (payload_id, spec.task_type, dict(spec.payload))
             for payload_id, spec in zip(payload_ids, wanted, strict=True)
         ],
+    )
+    await uses.write(
+        session, {one: (spec.task_type, spec.payload) for one, spec in zip(payload_ids, wanted, strict=True)}
     )
     status = (TaskStatus.PAUSED if is_paused else TaskStatus.PENDING).value
     values = [
@@ -112,6 +116,7 @@ async def change(
         (values["payload_id"],) = await allocate_ids(session, payloads, 1)
         body = (values["payload_id"], after.task_type, dict(after.payload))
         await insert_rows(session, payloads, ("id", "kind", "body"), [body])
+        await uses.write(session, {values["payload_id"]: (after.task_type, after.payload)})
     values |= {"status": moved.value}
     values |= _next(task_id, first if moved in TASK_SCHEDULED else None, after.jitter_seconds)
     values |= {} if moved == TaskStatus.PAUSED else {"paused_reason": None, "paused_until": None}

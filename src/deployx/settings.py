@@ -102,20 +102,10 @@ def _known(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _converted(name: str, value: Any) -> Any:
     match name:
-        case "port":
-            if not str(value).isdecimal() or not 0 <= int(value) <= 65_535:
-                raise StartupRefused(f"PORT {value!r} is no port: use 0 to 65535.")
-            return int(value)
-        case "returning_per_minute":
-            if not (str(value).isdigit() and 1 <= int(value) <= 1_000_000):
-                raise StartupRefused(f"RETURNING_PER_MINUTE {value!r} is no number of devices: use 1 to 1000000.")
-            return int(value)
+        case "port" | "returning_per_minute" | "max_upload_bytes":
+            return _as_number(name, str(value), *_NUMBERS[name])
         case "data_dir" | "signing_key_file" | "tls_cert" | "tls_key":
             return Path(value).expanduser().absolute()
-        case "max_upload_bytes":
-            if not str(value).isdecimal() or not 1 <= int(value) < 2**63:
-                raise StartupRefused(f"MAX_UPLOAD_BYTES {value!r} is no number of bytes: use a whole one, at least 1.")
-            return int(value)
         case "storage_url":
             return _as_storage(str(value))
         case "insecure_http":
@@ -129,6 +119,19 @@ def _converted(name: str, value: Any) -> Any:
         case "log_level" if str(value).lower() not in ("debug", "info", "warning", "error"):
             raise StartupRefused(f"LOG_LEVEL {value!r} is unknown: use debug, info, warning or error.")
     return str(value)
+
+
+_NUMBERS = {
+    "port": ("port", 0, 65_535),
+    "returning_per_minute": ("number of devices", 1, 1_000_000),
+    "max_upload_bytes": ("number of bytes", 1, 2**63 - 1),
+}
+
+
+def _as_number(name: str, value: str, what: str, least: int, most: int) -> int:
+    if not (value.isascii() and value.isdecimal() and least <= int(value) <= most):
+        raise StartupRefused(f"{name.upper()} {value!r} is no {what}: use {least} to {most}.")
+    return int(value)
 
 
 def _as_truth(name: str, value: Any) -> bool:

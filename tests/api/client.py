@@ -103,6 +103,7 @@ async def opened_api(database: Database, folder: Path, **settings: Any) -> Async
         installation = await ensure(session, folder / "signing.key", now=now)
         await users.ensure_first_administrator(session, PASSWORD, folder, now=now)
     services = Services(Settings(data_dir=folder, **settings), SystemClock(), database, installation, Hints())
+    services.blobs.prepare()
     application = create_app(services)
     transport = httpx.ASGITransport(gated(application, services, _no_agents), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

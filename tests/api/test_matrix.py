@@ -93,6 +93,16 @@ MATRIX: dict[tuple[str, str], tuple[object, ...]] = {
     ("DELETE", "/api/schedule/blackouts/{blackout_id}"): (IN, 403, 403, 403, 401),
     ("GET", "/api/schedule/stats"): SIGNED_IN,
     ("POST", "/api/schedule/preview"): OPERATOR,
+    # Uploads take forms, not the JSON that this test sends; whoever may not upload is told so first.
+    ("POST", "/api/files"): (415, 415, 415, 403, 401),
+    ("GET", "/api/files"): SIGNED_IN,
+    ("GET", "/api/files/{file_id}"): (IN, IN, IN, 404, 401),
+    ("GET", "/api/files/{file_id}/content"): (IN, IN, IN, 404, 401),
+    ("GET", "/api/agent/files/{sha256}"): (401,) * 5,
+    ("GET", "/api/software"): SIGNED_IN,
+    ("POST", "/api/software"): OPERATOR,
+    ("GET", "/api/software/{software_id}"): SIGNED_IN,
+    ("PUT", "/api/software/{software_id}"): (IN, 403, 403, 403, 401),
     ("GET", "/api/deployments"): SIGNED_IN,
     ("POST", "/api/deployments"): OPERATOR,
     ("GET", "/api/deployments/{deployment_id}"): READ,
@@ -101,6 +111,8 @@ MATRIX: dict[tuple[str, str], tuple[object, ...]] = {
     ("GET", "/api/device-runs/{run_id}"): READ,
     ("GET", "/api/device-runs/{run_id}/output"): READ,
     # What takes things away comes last, so that the rows before find them.
+    ("DELETE", "/api/software/{software_id}"): (IN, 403, 403, 403, 401),
+    ("DELETE", "/api/files/{file_id}"): (IN, 403, 403, 403, 401),
     ("DELETE", "/api/schedule/tasks/{task_id}"): (404, IN, 404, 403, 401),
     # The manager may, and with the last group loses sight of the device.
     ("DELETE", "/api/groups/{group_id}/devices/{device_id}"): MANAGE,
@@ -115,6 +127,9 @@ GOOD_PASSWORD = "another long password"
 PAYLOAD = {"command": "true"}
 WINDOW: dict[str, object] = {"name": "night", "days_of_week": [0], "start": "22:00", "end": "06:00"}
 BLACKOUT: dict[str, object] = {"name": "holidays", "dates": ["12-25"]}
+SOFTWARE: dict[str, object] = {
+    "name": "tool", "installers": [{"os": "linux", "kind": "package", "package_name": "tool"}],
+}  # fmt: skip
 BODIES: dict[tuple[str, str], dict[str, object]] = {
     ("POST", "/api/auth/login"): {"username": "x", "password": "x"},
     ("POST", "/api/auth/password"): {"current_password": "x", "new_password": GOOD_PASSWORD},
@@ -138,6 +153,8 @@ BODIES: dict[tuple[str, str], dict[str, object]] = {
     ("PUT", "/api/schedule/windows/{window_id}"): WINDOW,
     ("POST", "/api/schedule/blackouts"): BLACKOUT,
     ("PUT", "/api/schedule/blackouts/{blackout_id}"): BLACKOUT,
+    ("POST", "/api/software"): SOFTWARE,
+    ("PUT", "/api/software/{software_id}"): {"description": "d"},
     ("POST", "/api/deployments"): {"deployment_type": "command", "command_payload": PAYLOAD, "device_ids": [1]},
 }
 
@@ -172,7 +189,10 @@ async def test_every_caller_is_let_in_or_refused_as_the_matrix_says(api: Api) ->
     key = await api.admin.post("/api/activation-keys", json={})
     window = (await api.admin.post("/api/schedule/windows", json=WINDOW | {"name": "w"})).json()
     blackout = (await api.admin.post("/api/schedule/blackouts", json=BLACKOUT | {"name": "b"})).json()
+    file = (await api.admin.post("/api/files", files={"file": ("f.txt", b"content")})).json()
+    software = (await api.admin.post("/api/software", json=SOFTWARE | {"name": "s"})).json()
     ids = {
+        "file_id": file["id"], "sha256": file["sha256"], "software_id": software["id"],
         "group_id": group_id, "device_id": device_id, "user_id": other_id, "task_id": task["id"],
         "key_id": key.json()["id"],
         "execution_id": started.json()["execution_id"], "deployment_id": 1, "run_id": 1, "token_id": 10**6,

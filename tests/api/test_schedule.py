@@ -67,7 +67,7 @@ async def test_every_documented_command_request_is_accepted(api: Api, changes: d
         ({"scheduled_time": None}, ["scheduled_time"], "required"),
         ({"task_name": "  "}, ["task_name"], "empty"),
         ({"task_name": "x" * 201}, ["task_name"], "200"),
-        ({"task_type": "file_deployment"}, ["task_type"], "not supported"),
+        ({"task_type": "file_deployment"}, ["command_payload"], "has no command_payload"),
         ({"max_instances": 0}, ["max_instances"], "greater"),
         ({"misfire_grace_seconds": 2_592_001}, ["misfire_grace_seconds"], "less"),
         (DAILY | {"recurrence_config": {"time": "25:00"}}, ["recurrence_config", "time"], "25:00"),

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 from deployx import __version__
 from deployx.api import (
     activation_keys,
+    agent_files,
     audit,
     auth,
     bulk,
@@ -20,6 +21,7 @@ from deployx.api import (
     enrolment,
     executions,
     explain,
+    files,
     forecast,
     groups,
     health,
@@ -27,12 +29,13 @@ from deployx.api import (
     preview,
     problems,
     schedule,
+    software,
     users,
     windows,
 )
 from deployx.api.context import Services
 from deployx.api.fields import BIGGEST_ID
-from deployx.api.gate import COOKIE, PUBLIC, Gate
+from deployx.api.gate import BY_TICKET, COOKIE, PUBLIC, Gate
 from deployx.errors import Invalid, NotFound, Problem
 
 ROUTERS = (
@@ -44,6 +47,7 @@ ROUTERS = (
     devices.router,
     activation_keys.router,
     enrolment.router,
+    agent_files.router,
     bulk.router,
     schedule.router,
     occurrences.router,
@@ -52,6 +56,8 @@ ROUTERS = (
     preview.router,
     forecast.router,
     windows.router,
+    files.router,
+    software.router,
     deployments.router,
     device_runs.router,
     docs.router,
@@ -88,6 +94,12 @@ class _Application(FastAPI):
                 "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE},
             }
             described["security"] = [{"bearer": []}, {"cookie": []}]
+            described["components"]["securitySchemes"]["ticket"] = {
+                "type": "apiKey", "in": "header", "name": "Authorization", "description": "`Ticket …` of a work order.",
+            }  # fmt: skip
+            for path in described["paths"]:
+                if path.startswith(BY_TICKET):
+                    described["paths"][path]["get"]["security"] = [{"ticket": []}]
             for path in (PUBLIC - {"/metrics"}) & described["paths"].keys():
                 for operation in described["paths"][path].values():
                     operation["security"] = []

@@ -17,6 +17,7 @@ from deployx.api.definitions import DEFAULTS, NewTask, applied
 from deployx.api.fields import Body, Description, IdList
 from deployx.api.problems import problems_of
 from deployx.api.schedule import check_references, found_task, show
+from deployx.catalog.payloads import named_files, named_software
 from deployx.db.database import Session
 from deployx.errors import BadRequest, DeployXError, Invalid, Problem
 from deployx.events import Hint
@@ -152,7 +153,10 @@ async def _check(session: Session, caller: Caller, wanted: Sequence[TaskSpec], l
     """Check what the definitions name; those that name the same are checked once."""
     seen = set()
     for spec, number in zip(wanted, lines, strict=True):
-        named = (spec.device_ids, spec.group_ids, spec.window_ids, spec.blackout_ids, tuple(specs.upstream_ids(spec)))
+        named = (
+            spec.device_ids, spec.group_ids, spec.window_ids, spec.blackout_ids, tuple(specs.upstream_ids(spec)),
+            tuple(named_files(spec.task_type, spec.payload)), tuple(named_software(spec.task_type, spec.payload)),
+        )  # fmt: skip
         if named in seen:
             continue
         try:

@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 
+from deployx.catalog.blobs import BlobStore
 from deployx.clock import Clock
 from deployx.db.database import Database, Session
 from deployx.events import Hints
@@ -35,6 +36,10 @@ class Services:
     @property
     def server(self) -> Server:
         return Server(self.installation.id, self.clock.steps)
+
+    @property
+    def blobs(self) -> BlobStore:
+        return BlobStore(self.settings.storage)
 
 
 class Caller:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from deployx.api.fields import Body, IdList, InstantIn, Labels, Name
 from deployx.api.policies import RetryPolicy, RolloutPolicy
-from deployx.api.problems import FieldError
-from deployx.catalog.payloads import CommandPayload
-from deployx.errors import Invalid, Problem
+from deployx.catalog.payloads import (
+    FIELDS,
+    CommandPayload,
+    FilePayload,
+    Payload,
+    SoftwarePayload,
+    stored,
+)
+from deployx.errors import FieldError, Invalid, Problem
 from deployx.work.specs import TaskSpec
 
 Seconds = Annotated[int, Field(ge=1, le=2_592_000)]
@@ -32,6 +37,8 @@ class TaskFields(Body):
     device_ids: IdList | None = None
     group_ids: IdList | None = None
     command_payload: CommandPayload | None = None
+    software_payload: SoftwarePayload | None = None
+    file_payload: FilePayload | None = None
     misfire_grace_seconds: Seconds | None = None
     catch_up: Literal["latest", "all", "none"] | None = None
     max_instances: Annotated[int, Field(ge=1, le=100)] | None = None
@@ -48,13 +55,6 @@ class TaskFields(Body):
     retry: RetryPolicy | None = None
     labels: Labels | None = None
 
-    @field_validator("task_type")
-    @classmethod
-    def _only_commands_yet(cls, value: str | None) -> str | None:
-        if value not in (None, "command"):
-            raise ValueError(f"{value!r} is not supported by this version yet: use 'command'")
-        return value
-
 
 class NewTask(TaskFields):
     """What `POST /tasks` takes."""
@@ -64,8 +64,7 @@ class NewTask(TaskFields):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if self.command_payload is None:
-            raise FieldError(("command_payload",), "A task of type 'command' needs a command_payload.")
+        require_payload(self, self.task_type, "task")
         return self
 
 
@@ -78,13 +77,21 @@ class TaskChange(TaskFields):
 class Preview(TaskFields):
     """What `POST /preview` takes; name, payload and targets may be absent."""
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.task_type is not None:
+            refuse_other_payloads(self, self.task_type, "task")
+        return self
+
 
 class NewDeployment(Body):
     """What `POST /api/deployments` takes."""
 
     deployment_type: TaskType
     deployment_name: Name | None = None
-    command_payload: CommandPayload
+    command_payload: CommandPayload | None = None
+    software_payload: SoftwarePayload | None = None
+    file_payload: FilePayload | None = None
     device_ids: IdList = []
     group_ids: IdList = []
     offline_policy: Literal["wait", "fail"] = "wait"
@@ -93,12 +100,35 @@ class NewDeployment(Body):
     rollout: RolloutPolicy | None = None
     retry: RetryPolicy | None = None
 
-    @field_validator("deployment_type")
-    @classmethod
-    def _only_commands_yet(cls, value: str) -> str:
-        if value != "command":
-            raise ValueError(f"{value!r} is not supported by this version yet: use 'command'")
-        return value
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        require_payload(self, self.deployment_type, "deployment")
+        return self
+
+    @property
+    def payload(self) -> Payload:
+        found = payload_of(self, self.deployment_type)
+        assert found is not None
+        return found
+
+
+def payload_of(body: TaskFields | NewDeployment, kind: str) -> Payload | None:
+    found: Payload | None = getattr(body, FIELDS[kind])
+    return found
+
+
+def refuse_other_payloads(body: TaskFields | NewDeployment, kind: str, what: str) -> None:
+    """Raise FieldError where the body has the payload of another type."""
+    for other, name in FIELDS.items():
+        if other != kind and getattr(body, name) is not None:
+            raise FieldError((name,), f"A {what} of type {kind!r} has no {name}: give {FIELDS[kind]}.")
+
+
+def require_payload(body: TaskFields | NewDeployment, kind: str, what: str) -> None:
+    """Raise FieldError unless the body has the payload of this type, and no other."""
+    refuse_other_payloads(body, kind, what)
+    if payload_of(body, kind) is None:
+        raise FieldError((FIELDS[kind],), f"A {what} of type {kind!r} needs a {FIELDS[kind]}.")
 
 
 DEFAULTS = TaskSpec(
@@ -118,15 +148,16 @@ DEFAULTS = TaskSpec(
 def applied(body: TaskFields, to: TaskSpec) -> TaskSpec:
     """The definition with what the body names; a field given as null goes back to its default."""
     values: dict[str, Any] = {}
-    for name in body.model_fields_set - {"status", "command_payload"}:
+    for name in body.model_fields_set - {"status", *FIELDS.values()}:
         value = getattr(body, name)
         value = value.model_dump(mode="json") if isinstance(value, RolloutPolicy | RetryPolicy) else value
         values[name] = getattr(DEFAULTS, name) if value is None else value
     for name in ("device_ids", "group_ids", "window_ids", "blackout_ids"):
         if name in values:
             values[name] = tuple(sorted(values[name]))
-    if body.command_payload is not None:
-        values["payload"] = stored(body.command_payload)
+    payload = _new_payload(body, values.get("task_type", to.task_type), to)
+    if payload is not None:
+        values["payload"] = stored(payload)
     if values.get("recurrence_type", to.recurrence_type) != to.recurrence_type:
         values.setdefault("recurrence_config", None)
     if values.get("task_name") == "":
@@ -134,8 +165,14 @@ def applied(body: TaskFields, to: TaskSpec) -> TaskSpec:
     return replace(to, **values)
 
 
-def stored(payload: CommandPayload) -> Mapping[str, Any]:
-    """A payload as it is stored and shown: all defaults filled in, only the form that was used."""
-    values = payload.model_dump(mode="json")
-    values.pop("command" if payload.command is None else "commands")
-    return values
+def _new_payload(body: TaskFields, kind: str, to: TaskSpec) -> Payload | None:
+    """The payload that the body brings. Raises Invalid where a change needs one, or brings one of another type."""
+    if isinstance(body, TaskChange):
+        try:
+            if kind != to.task_type:
+                require_payload(body, kind, "task")
+            else:
+                refuse_other_payloads(body, kind, "task")
+        except FieldError as error:
+            raise Invalid([Problem(("body", *error.field), str(error))]) from None
+    return payload_of(body, kind)

@@ -12,9 +12,11 @@ from fastapi import APIRouter, Response
 
 from deployx.api import paging
 from deployx.api.context import Caller, CallerOf, ServicesOf
-from deployx.api.definitions import NewDeployment, TaskType, stored
+from deployx.api.definitions import NewDeployment, TaskType
 from deployx.api.device_runs import shown_run
 from deployx.api.paging import Page
+from deployx.catalog import references
+from deployx.catalog.payloads import stored
 from deployx.db.database import Session
 from deployx.db.schema import deployments as table
 from deployx.db.schema import device_runs as runs_table
@@ -94,8 +96,8 @@ async def create_deployment(
     who = caller.principal
     request = deployments.Request(
         deployment_type=body.deployment_type,
-        deployment_name=body.deployment_name or "Command",
-        payload=stored(body.command_payload),
+        deployment_name=_name(body),
+        payload=stored(body.payload),
         device_ids=body.device_ids,
         group_ids=body.group_ids,
         offline_policy=body.offline_policy,
@@ -107,6 +109,7 @@ async def create_deployment(
 
     async def create(session: Session, now: datetime) -> dict[str, Any]:
         problems = await targets.check(session, who, body.device_ids, body.group_ids, Permission.RUN)
+        problems += await references.check(session, body.deployment_type, request.payload)
         if problems:
             raise Invalid(problems)
         deployment_id = await deployments.start_by_hand(
@@ -154,6 +157,14 @@ async def retry_deployment(
     services.hints.give(Hint.RUNS)
     response.headers["Location"] = f"/api/deployments/{shown['id']}"
     return shown
+
+
+_USUAL_NAMES = {"command": "Command", "software_deployment": "Software", "file_deployment": "Files"}
+
+
+def _name(body: NewDeployment) -> str:
+    of_payload: str | None = getattr(body.payload, "deployment_name", None)
+    return body.deployment_name or of_payload or _USUAL_NAMES[body.deployment_type]
 
 
 @router.get("")

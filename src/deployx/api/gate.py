@@ -36,6 +36,10 @@ OF_LINES = frozenset({"/api/schedule/tasks/import"})
 """Takes many JSON values, one a line."""
 LINES_BYTES = 64 * 1024 * 1024
 LINES_TYPES = ("application/x-ndjson", "application/jsonl", "application/json", "text/plain")
+STREAMED = frozenset({"/api/files"})
+"""Its route reads the body itself, in pieces, and keeps its own bounds."""
+BY_TICKET = "/api/agent/files/"
+"""Below it nobody is signed in: the ticket of a work order is the proof, and the route checks it."""
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 PUBLIC = frozenset(
     {"/healthz", "/readyz", "/metrics", "/api/openapi.json", "/api/docs", "/api/docs.js", "/api/auth/login",
@@ -82,7 +86,9 @@ class Gate:
         scope["state"]["address"] = self._address(scope, headers)
         answered = _Answer(send, request_id, without_body=scope["method"] == "HEAD")
         if scope["method"] == "HEAD":
-            scope["method"] = "GET"
+            # A copy: the server behind keeps its own, and knows by it that no body will follow.
+            scope = {**scope, "method": "GET"}
+            scope["state"]["without_body"] = True
         try:
             await self._admit(scope, headers, receive, answered.send)
         except DeployXError as error:
@@ -97,11 +103,14 @@ class Gate:
     async def _admit(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         principal, by_cookie = await self._principal(scope, headers)
         scope["state"]["principal"] = principal
-        if principal is None and scope["path"] not in PUBLIC:
+        if principal is None and scope["path"] not in PUBLIC and not scope["path"].startswith(BY_TICKET):
             raise NotSignedIn("Sign in first: send a session or API token as `Authorization: Bearer …`.")
         if by_cookie and scope["method"] not in SAFE:
             self._require_own_origin(scope, headers)
         if scope["method"] in SAFE:
+            await self._app(scope, receive, send)
+            return
+        if scope["method"] == "POST" and scope["path"] in STREAMED:
             await self._app(scope, receive, send)
             return
         body = await _body(scope["path"], headers, receive)

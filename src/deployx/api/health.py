@@ -34,6 +34,11 @@ async def readyz(services: ServicesOf) -> dict[str, str]:
             await session.execute(text("SELECT 1"))
     except (SQLAlchemyError, OSError) as error:  # a timeout is an OSError too
         missing.append(f"the database is not reachable ({type(error).__name__})")
+    try:
+        async with asyncio.timeout(ANSWERS_WITHIN_SECONDS):
+            await asyncio.to_thread(services.blobs.check)
+    except OSError as error:
+        missing.append(f"the storage cannot be written to ({error.strerror or type(error).__name__})")
     if not os.access(services.settings.data_dir, os.W_OK | os.X_OK):
         missing.append("the data folder cannot be written to")
     if missing:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -38,8 +39,7 @@ async def once(
     app: ASGIApp, send: Send,
 ) -> None:  # fmt: skip
     """Carry the request out, or answer with what the first one under this key was answered."""
-    if not 1 <= len(key) <= 200:
-        raise BadRequest("Idempotency-Key must have 1 to 200 characters.")
+    key_of({"idempotency-key": key})
     asked = f"{scope['method']} {scope['path']}?".encode() + scope["query_string"]
     fingerprint = hashlib.sha256(asked + b"\n" + body).digest()
     database, seal = services.database, _Seal(services.installation.signing_key, f"{principal.user_id}:{key}")
@@ -56,6 +56,40 @@ async def once(
         await app(scope, _replay(body), recorded.send)
     finally:
         await database.transact(lambda session: _keep(session, principal.user_id, key, recorded, seal))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer as it is kept and given again."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def key_of(headers: Mapping[str, str]) -> str | None:
+    """The key of a request, where it has one. Raises BadRequest for one that cannot be kept."""
+    key = headers.get("idempotency-key")
+    if key is not None and not 1 <= len(key) <= 200:
+        raise BadRequest("Idempotency-Key must have 1 to 200 characters.")
+    return key
+
+
+async def within(
+    session: Session, services: Services, principal: Principal, key: str, fingerprint: bytes, now: datetime,
+    make: Callable[[Session, datetime], Awaitable[Answer]],
+) -> Answer:  # fmt: skip
+    """Like `once`, for a route that knows what was asked only after it has read the body: in its own transaction."""
+    seal = _Seal(services.installation.signing_key, f"{principal.user_id}:{key}")
+    first = await _claim(session, principal.user_id, key, fingerprint, now=now)
+    if first is not None:
+        return _earlier(first, fingerprint, key, seal)
+    made = await make(session, now)
+    kept = {name: value for name, value in made.headers.items() if name.lower().encode() in _KEPT_HEADERS}
+    mine = (keys.c.user_id == principal.user_id) & (keys.c.key == key)
+    values = {"status": made.status, "headers": kept, "body": seal.closed(made.body)}
+    await session.execute(update(keys).where(mine).values(values))
+    return made
 
 
 async def _claim(session: Session, user_id: int, key: str, fingerprint: bytes, *, now: datetime) -> Any:
@@ -79,6 +113,14 @@ _TAKE = text(
 
 
 async def _answer_again(first: Any, fingerprint: bytes, key: str, seal: _Seal, send: Send) -> None:
+    earlier = _earlier(first, fingerprint, key, seal)
+    headers = [(name.encode(), value.encode()) for name, value in earlier.headers.items()]
+    await send({"type": "http.response.start", "status": earlier.status, "headers": headers})
+    await send({"type": "http.response.body", "body": earlier.body})
+
+
+def _earlier(first: Any, fingerprint: bytes, key: str, seal: _Seal) -> Answer:
+    """What the first request under this key was answered. Raises Conflict where it was another one, or is unknown."""
     if first.fingerprint != fingerprint:
         raise Conflict(f"Idempotency-Key {key!r} was used for another request: use a new key.")
     if first.status is None:
@@ -88,9 +130,7 @@ async def _answer_again(first: Any, fingerprint: bytes, key: str, seal: _Seal, s
     body = seal.opened(first.body)
     if body is None:
         raise Conflict(f"The first answer under Idempotency-Key {key!r} can no longer be read: look what became of it.")
-    headers = [(name.encode(), value.encode()) for name, value in first.headers.items()]
-    await send({"type": "http.response.start", "status": first.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    return Answer(first.status, first.headers, body)
 
 
 async def _keep(session: Session, user_id: int, key: str, recorded: _Recorder, seal: _Seal) -> None:

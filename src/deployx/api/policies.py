@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from deployx.api.fields import Body
-from deployx.api.problems import FieldError
+from deployx.errors import FieldError
 
 MOST_SECONDS = 2_592_000
 

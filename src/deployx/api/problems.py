@@ -15,7 +15,18 @@ from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from deployx.errors import BadRequest, DeployXError, Invalid, NotFound, NotReady, Problem, TooMany
+from deployx.errors import (
+    BadRequest,
+    DeployXError,
+    FieldError,
+    Invalid,
+    NotFound,
+    NotReady,
+    NotSignedIn,
+    Problem,
+    RangeNotSatisfiable,
+    TooMany,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -63,8 +74,10 @@ def answer(error: DeployXError) -> Response:
         body["errors"] = [{"loc": list(problem.loc), "msg": problem.msg} for problem in error.problems]
     if isinstance(error, TooMany):
         headers["Retry-After"] = str(error.retry_after_seconds)
-    if error.status == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, NotSignedIn):
+        headers["WWW-Authenticate"] = error.scheme
+    if isinstance(error, RangeNotSatisfiable):
+        headers["Content-Range"] = f"bytes */{error.size_bytes}"
     return JSONResponse(body, error.status, headers, MEDIA_TYPE)
 
 
@@ -98,27 +111,16 @@ def problems_of(found: Sequence[Any]) -> list[Problem]:
     return [Problem(_place(one), _sentence(one)) for one in found]
 
 
-_UNION_TAGS = frozenset({"str", "Command", "int", "dict[str,any]", "list", "constrained-str"})
+_UNION_TAGS = frozenset({"str", "int", "dict[str,any]", "list", "constrained-str"})
 
 
 def _place(one: Any) -> tuple[str | int, ...]:
-    place = tuple(part for part in one["loc"] if not (isinstance(part, str) and part.startswith("function-")))
+    place = tuple(part for part in one["loc"] if not (isinstance(part, str) and part.startswith(("function-", "<"))))
     if place and place[-1] in _UNION_TAGS:
         place = place[:-1]
-    if one["type"] == "value_error" and isinstance(one.get("ctx", {}).get("error"), _FieldError):
+    if one["type"] == "value_error" and isinstance(one.get("ctx", {}).get("error"), FieldError):
         place = (*place, *one["ctx"]["error"].field)
     return place
-
-
-class _FieldError(ValueError):
-    """A rule across fields, with the field to point at."""
-
-    def __init__(self, field: tuple[str, ...], why: str) -> None:
-        super().__init__(why)
-        self.field = field
-
-
-FieldError = _FieldError
 
 
 def _sentence(one: Any) -> str:

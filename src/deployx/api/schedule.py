@@ -16,6 +16,8 @@ from deployx.api.definitions import DEFAULTS, NewTask, RecurrenceType, TaskChang
 from deployx.api.executions import shown_execution
 from deployx.api.fields import Body, Description, Id, IdList, InstantIn, Query
 from deployx.api.paging import Page
+from deployx.catalog import references
+from deployx.catalog.payloads import FIELDS
 from deployx.db.database import Session
 from deployx.db.schema import scheduled_task_executions, scheduled_tasks, task_target_devices, task_target_groups
 from deployx.errors import Invalid, Problem
@@ -84,10 +86,18 @@ def shown_task(row: Any, spec: TaskSpec) -> dict[str, Any]:
             "window_ids": list(spec.window_ids),
             "blackout_ids": list(spec.blackout_ids),
             "pause_on_failure": bool(row.pause_on_failure),
-            "command_payload": dict(spec.payload),
+            FIELDS[spec.task_type]: shown_payload(spec),
             "description": words.describe(rule),
         }
     )
+
+
+def shown_payload(spec: TaskSpec) -> dict[str, Any]:
+    """A payload as the API shows it; a sending without a name of its own has the task's."""
+    shown = dict(spec.payload)
+    if "deployment_name" in shown:
+        shown["deployment_name"] = shown["deployment_name"] or spec.task_name
+    return shown
 
 
 async def found_task(session: Session, caller: Caller, task_id: int, action: Action) -> tuple[Any, TaskSpec]:
@@ -115,6 +125,7 @@ async def check_references(session: Session, caller: Caller, spec: TaskSpec, *, 
     problems: list[Problem] = []
     if with_targets or spec.device_ids or spec.group_ids:
         problems += await targets.check(session, caller.principal, spec.device_ids, spec.group_ids, Permission.RUN)
+    problems += await references.check(session, spec.task_type, spec.payload)
     problems += await catalogue.check(session, spec.window_ids, spec.blackout_ids)
     problems += await _check_upstreams(session, caller, spec)
     if problems:

@@ -11,21 +11,19 @@ from fastapi import APIRouter, Response
 from pydantic import AfterValidator, Field, model_validator
 from sqlalchemy import select
 
-from deployx.api import etags, paging
+from deployx.api import answerable, etags, paging
 from deployx.api.context import Caller, CallerOf
 from deployx.api.fields import Body, InstantIn, Name
 from deployx.api.paging import Page
-from deployx.api.problems import FieldError
 from deployx.db.database import Session
-from deployx.db.schema import scheduled_tasks
-from deployx.errors import NotPermitted
+from deployx.errors import FieldError, NotPermitted
 from deployx.events import Hint
 from deployx.people import audit, grants
 from deployx.people.grants import Permission
 from deployx.people.policy import Action, Thing
 from deployx.timing.instants import format_instant
 from deployx.timing.zones import ZoneError, find_zone
-from deployx.work import catalogue, specs
+from deployx.work import catalogue
 from deployx.work.catalogue import BLACKOUTS, WINDOWS, Kind
 
 router = APIRouter(prefix="/api/schedule", tags=["windows"])
@@ -199,21 +197,7 @@ async def _require_run_on_users(session: Session, caller: Caller, kind: Kind, id
     if caller.principal.is_admin:
         return
     task_ids = [task_id for task_id, _name in await catalogue.tasks_using(session, kind, identity)]
-    owners = dict(
-        (
-            await session.execute(
-                select(scheduled_tasks.c.id, scheduled_tasks.c.created_by).where(scheduled_tasks.c.id.in_(task_ids))
-            )
-        ).all()
-    )
-    foreign = [one for one in task_ids if owners[one] != caller.principal.user_id]
-    devices, groups = await specs.targets_of(session, foreign)
-    for task_id in foreign:
-        held = await grants.least_on_targets(
-            session, caller.principal, device_ids=devices[task_id], group_ids=groups[task_id]
-        )
-        if held is None or held < Permission.RUN:
-            raise NotPermitted(f"Others' tasks use this {kind.name}, and you may not run on all that they target.")
+    await answerable.require_run(session, caller, task_ids, kind.name)
     group_ids = [group_id for group_id, _name in await catalogue.groups_using(session, kind, identity)]
     managed = await grants.on_groups(session, caller.principal, group_ids)
     if any(managed.get(one, Permission.VIEW) < Permission.MANAGE for one in group_ids):

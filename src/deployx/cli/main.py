@@ -76,14 +76,15 @@ def _server(
     port: Annotated[int | None, typer.Option(help="Port to listen on (8000).")] = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
+    storage_url: Annotated[str | None, typer.Option("--storage-url", metavar="U", help="file:///FOLDER")] = None,
     tls_cert: Annotated[Path | None, typer.Option("--tls-cert", metavar="F")] = None,
     tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="F")] = None,
     insecure_http: Annotated[bool, typer.Option("--insecure-http", help="A proxy in front ends TLS.")] = False,
 ) -> int:
     """Run the server; it brings its database up to date first."""
     flags = {
-        "host": host, "port": port, "data_dir": data_dir, "database_url": database_url, "tls_cert": tls_cert,
-        "tls_key": tls_key, "insecure_http": insecure_http or None,
+        "host": host, "port": port, "data_dir": data_dir, "database_url": database_url,
+        "storage_url": storage_url, "tls_cert": tls_cert, "tls_key": tls_key, "insecure_http": insecure_http or None,
     }  # fmt: skip
     return server.run(_settings(flags))
 

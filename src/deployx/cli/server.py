@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import uvicorn
 from sqlalchemy.exc import DBAPIError
@@ -18,6 +19,7 @@ from deployx import log
 from deployx.api.app import create_app, gated
 from deployx.api.context import Services
 from deployx.api.gate import Gate
+from deployx.catalog import sweeping
 from deployx.clock import SystemClock
 from deployx.db import migrate
 from deployx.db.database import Database
@@ -28,6 +30,9 @@ from deployx.gateway.endpoint import FRAME_BYTES_AFTER
 from deployx.installation import ensure
 from deployx.people import users
 from deployx.settings import Settings
+
+SWEEP_EVERY = 3600.0
+"""Seconds between two looks at the storage for what nobody wants any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +60,18 @@ async def opened(settings: Settings) -> AsyncIterator[Opened]:
                 session, settings.admin_password, settings.data_dir, now=now
             )
         services = Services(settings, clock, database, installation, hints)
+        await asyncio.to_thread(services.blobs.prepare)
+        sweep = partial(sweeping.sweep, database, services.blobs)
         engine = Engine(
-            database, clock, hints, installation.id, installation.epoch, installation.signing_key,
+            database,
+            clock,
+            hints,
+            installation.id,
+            installation.epoch,
+            installation.signing_key,
             settings.returning_per_minute,
-        )  # fmt: skip
+            [(sweep, SWEEP_EVERY)],
+        )
         await engine.start()
         try:
             yield Opened(gated(create_app(services), services, engine.endpoint), services, password)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from uuid import uuid4
 
@@ -41,8 +41,10 @@ class Engine:
     def __init__(
         self, database: Database, clock: Clock, hints: Hints, installation_id: str, epoch: int, key: Ed25519PrivateKey,
         returning_per_minute: int = RETURNING_PER_MINUTE,
+        more_duties: Sequence[tuple[Callable[[], Awaitable[object]], float]] = (),
     ) -> None:  # fmt: skip
         self.replica_id = uuid4().hex
+        self._more_duties = more_duties
         self._database = database
         self._clock = clock
         self._hints = hints
@@ -69,6 +71,7 @@ class Engine:
             (self._renew_lease, 10),
             (self._close_ended_sessions, 3),
             (self._flush_presence, 60),
+            *self._more_duties,
         )
         for duty, seconds in duties:
             self._timer.add_job(

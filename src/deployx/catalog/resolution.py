@@ -58,7 +58,7 @@ def resolved(kind: str, body: Mapping[str, Any], catalogue: Catalogue) -> Resolv
         work = _file_work(body, catalogue) if kind == FILES else _software_work(body, catalogue)
     except _Gone as gone:
         return Resolved(None, str(gone))
-    digests = sorted(set(_digests(work)))
+    digests = sorted(set(digests_of(work)))
     if len(digests) > MOST_FILES:
         return Resolved(None, f"It needs {len(digests)} files, more than {MOST_FILES}: split it into several.")
     return Resolved(work, None, digests)
@@ -206,7 +206,8 @@ def _custom_item(custom: str | Mapping[str, Any]) -> dict[str, Any]:
     return {"software_id": None, "name": named, "version": version, "installers": installers}
 
 
-def _digests(work: Mapping[str, Any]) -> Iterable[str]:
+def digests_of(work: Mapping[str, Any]) -> Iterable[str]:
+    """The digests of all that an order with this work fetches from the server. Pure."""
     yield from (file["sha256"] for file in work.get("files", ()))
     for item in work.get("items", ()):
         yield from (one["file"]["sha256"] for one in item["installers"] if one["file"] is not None)

@@ -7,11 +7,12 @@ from datetime import datetime
 import structlog
 from sqlalchemy import RowMapping
 
+from deployx.catalog.payloads import COMMAND
 from deployx.clock import Clock
 from deployx.db.database import Database, Session
 from deployx.events import Hint, Hints
 from deployx.gateway.connections import Connections
-from deployx.gateway.orders import OrderSigner, encoded_work
+from deployx.gateway.orders import OrderSigner, Work
 from deployx.work import deployments, device_runs
 
 log = structlog.get_logger(__name__)
@@ -61,14 +62,23 @@ class Dispatcher:
 
     async def _send_orders(self, runs: list[RowMapping], now: datetime) -> None:
         async with self._database.read() as session:
-            payloads = await deployments.payloads_of(session, {run["payload_id"] for run in runs})
-        works = {payload_id: encoded_work(payload) for payload_id, payload in payloads.items()}
+            works = await self._works(session, runs)
         for run in runs:
-            payload_id = run["payload_id"]
-            order = self._signer.order(run, works[payload_id], payloads[payload_id]["kind"], now=now)
+            order = self._signer.order(run, works[run["deployment_id"]], now=now)
             if not self._connections.send(run["device_id"], order):
                 log.info("order.not_sent", device=run["device_id"], run=run["run_id"])
         log.info("orders.sent", runs=len(runs))
+
+    async def _works(self, session: Session, runs: list[RowMapping]) -> dict[int, Work]:
+        """The work of each deployment; a payload that many deployments share is encoded once."""
+        payloads = await deployments.payloads_of(session, {run["payload_id"] for run in runs})
+        not_commands = {run["deployment_id"] for run in runs if payloads[run["payload_id"]]["kind"] != COMMAND}
+        resolved = await deployments.works_of(session, not_commands) if not_commands else {}
+        commands = {one: Work.of(payload, None) for one, payload in payloads.items() if payload["kind"] == COMMAND}
+        return {
+            deployment_id: commands.get(payload_id) or Work.of(payloads[payload_id], resolved[deployment_id])
+            for deployment_id, payload_id in {(run["deployment_id"], run["payload_id"]) for run in runs}
+        }
 
     async def _send_cancels(self) -> None:
         async with self._database.read() as session:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import text
 
@@ -14,10 +15,14 @@ from deployx.db.database import Session
 
 @dataclass(slots=True)
 class Targets:
-    """The devices of one task, in the order of their ids with whether each is online, and what stands in the way."""
+    """The devices of one task, in the order of their ids with whether each is online, and what stands in the way.
+
+    `work` is what they are sent, where that is not the payload as it stands.
+    """
 
     devices: dict[int, bool] = field(default_factory=dict)
     refusal: str | None = None
+    work: Mapping[str, Any] | None = None
 
     def ordered(self) -> list[tuple[int, bool]]:
         return sorted(self.devices.items())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,7 +12,9 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import RowMapping
 
-from deployx.catalog.payloads import command_work
+from deployx.catalog import tickets
+from deployx.catalog.payloads import COMMAND, command_work
+from deployx.catalog.resolution import digests_of
 from deployx.timing.instants import format_instant
 from deployx_agent import protocol
 
@@ -19,15 +22,34 @@ ORDER_LIFETIME = timedelta(minutes=10)
 """How long an order may lie on the wire before the device refuses it; it is signed anew when it is sent again."""
 
 
+TICKET_LIFETIME = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What many orders of a batch have in common, encoded once; `digests` are the contents that it fetches."""
+
+    kind: str
+    encoded: msgspec.Raw
+    digests: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, payload: Mapping[Any, Any], resolved: Mapping[str, Any] | None) -> Work:
+        """A stored payload; files and software are sent as they were resolved when the deployment started."""
+        work = command_work(payload["body"]) if payload["kind"] == COMMAND else resolved
+        assert work is not None
+        return cls(payload["kind"], msgspec.Raw(msgspec.json.encode(work)), sorted(set(digests_of(work))))
+
+
 class OrderSigner:
-    """Builds and signs orders; the work of a payload is encoded once for all its devices of a batch."""
+    """Builds and signs orders."""
 
     def __init__(self, installation_id: str, epoch: int, key: Ed25519PrivateKey) -> None:
         self._installation_id = installation_id
         self._epoch = epoch
         self._key = key
 
-    def order(self, run: RowMapping, work: msgspec.Raw, kind: str, *, now: datetime) -> dict[str, Any]:
+    def order(self, run: RowMapping, work: Work, *, now: datetime) -> dict[str, Any]:
         """The message that carries one order; `run` as `device_runs.claim_queued` gives it."""
         body = msgspec.json.encode(
             {
@@ -38,18 +60,17 @@ class OrderSigner:
                 "epoch": self._epoch,
                 "issued_at": format_instant(now),
                 "expires_at": format_instant(now + ORDER_LIFETIME),
-                "kind": kind,
-                "work": work,
+                "kind": work.kind,
+                "work": work.encoded,
+                "ticket": self._ticket(run["device_id"], work, now),
                 "environment": _environment(run),
             }
         ).decode()
         signature = self._key.sign(protocol.order_signing_input(body))
         return {"type": "order", "body": body, "signature": base64.b64encode(signature).decode()}
 
-
-def encoded_work(payload: Mapping[Any, Any]) -> msgspec.Raw:
-    """The `work` of a stored payload as JSON, ready to stand in many orders."""
-    return msgspec.Raw(msgspec.json.encode(command_work(payload["body"])))
+    def _ticket(self, device_id: int, work: Work, now: datetime) -> str | None:
+        return tickets.issue(self._key, device_id, work.digests, now + TICKET_LIFETIME) if work.digests else None
 
 
 def _environment(run: RowMapping) -> dict[str, str]:

@@ -11,7 +11,8 @@ from uuid import uuid4
 
 from sqlalchemy import RowMapping, text
 
-from deployx.catalog import uses
+from deployx.catalog import resolution, uses
+from deployx.catalog.payloads import COMMAND
 from deployx.db.bulk import allocate_ids, any_of, ids_parameter, insert_rows, row_lock, update_rows
 from deployx.db.database import Session
 from deployx.db.schema import deployment_target_devices, deployment_target_groups, deployments, payloads
@@ -126,6 +127,12 @@ async def start_by_hand(
     body = (payload_id, request.deployment_type, dict(request.payload))
     await insert_rows(session, payloads, ("id", "kind", "body"), [body])
     await uses.write(session, {payload_id: (request.deployment_type, request.payload)})
+    resolved = None
+    if request.deployment_type != COMMAND:
+        found = await resolution.work_of(session, {payload_id: (request.deployment_type, request.payload)})
+        resolved = found[payload_id]
+        if resolved.refusal:
+            raise Conflict(resolved.refusal)
     sending = Sending(
         deployment_type=request.deployment_type,
         deployment_name=request.deployment_name,
@@ -139,6 +146,7 @@ async def start_by_hand(
         devices=(),
         rollout=request.rollout,
         retry=request.retry,
+        work=resolved.work if resolved else None,
     )
     return await start_on(
         session, installation_id, sending, owner, device_ids=request.device_ids, group_ids=request.group_ids, now=now
@@ -338,6 +346,15 @@ async def of_executions(session: Session, execution_ids: Sequence[int]) -> list[
         {"ids": ids_parameter(session, execution_ids)},
     )
     return list(rows.scalars())
+
+
+async def works_of(session: Session, deployment_ids: Iterable[int]) -> dict[int, Mapping[str, Any]]:
+    """What these deployments of files or software send, as it was when each started."""
+    statement = text("SELECT id, work FROM deployments WHERE work IS NOT NULL AND " + any_of(session, "id", "ids"))
+    rows = await session.execute(
+        statement.columns(work=deployments.c.work.type), {"ids": ids_parameter(session, set(deployment_ids))}
+    )
+    return {row.id: row.work for row in rows}
 
 
 async def payloads_of(session: Session, payload_ids: Iterable[int]) -> dict[int, RowMapping]:

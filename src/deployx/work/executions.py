@@ -16,7 +16,7 @@ from deployx.clock import ClockSteps
 from deployx.db.bulk import any_of, ids_parameter, moment_parameter, update_rows
 from deployx.db.database import Session
 from deployx.db.schema import scheduled_tasks
-from deployx.fleet.resolution import Owner, Targets, resolve
+from deployx.fleet.resolution import Owner, Targets
 from deployx.lifecycle import ExecutionStatus, TaskStatus
 from deployx.work import (
     alarms,
@@ -26,6 +26,7 @@ from deployx.work import (
     ledger,
     looks,
     plans,
+    reaching,
     rollouts,
     settling,
     superseding,
@@ -122,8 +123,7 @@ async def _account(session: Session, server: Server, tasks: Sequence[Task], *, n
         budget -= outcome.cost
     await ledger.write_resumed(session, [one for one in outcomes if one.is_resumed], resumed_at=now)
     starting = [one.task for one in outcomes if one.started]
-    owners = {task["id"]: task_rows.owner_of(task) for task in starting}
-    targets = await resolve(session, owners) if starting else {}
+    targets = await reaching.of_tasks(session, starting)
     written = await ledger.write(session, server.installation_id, outcomes, targets, now=now)
     if written.failed:
         await dependencies.note_endings(session, written.failed, now=now)

@@ -157,6 +157,7 @@ def _sending(
         retry=task["retry"],
         supersedable=task["catch_up"] != CatchUp.ALL,
         closes_at=closes_at,
+        work=targets.work,
     )
 
 

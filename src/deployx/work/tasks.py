@@ -6,6 +6,7 @@ Every change first accounts, in its own transaction, for what was due before it,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -20,13 +21,24 @@ from deployx.db.schema import (
     scheduled_tasks,
 )  # fmt: skip
 from deployx.errors import Conflict, Invalid, NotFound, Problem
-from deployx.fleet.resolution import Targets, resolve
+from deployx.fleet.resolution import Targets
 from deployx.lifecycle import TASK_MOVES, TASK_SCHEDULED, TaskStatus
 from deployx.timing import recurrence
 from deployx.timing.instants import format_instant
 from deployx.timing.jitter import delay
 from deployx.timing.recurrence import MOST_OCCURRENCES, After, Recurrence
-from deployx.work import again, alarms, dependencies, executions, overrides, plans, specs, task_rows, versions
+from deployx.work import (
+    again,
+    alarms,
+    dependencies,
+    executions,
+    overrides,
+    plans,
+    reaching,
+    specs,
+    task_rows,
+    versions,
+)  # fmt: skip
 from deployx.work.executions import Server
 from deployx.work.specs import Counted, TaskSpec
 from deployx.work.task_rows import Task
@@ -241,7 +253,7 @@ async def execute(
     is cancelled, or where as many executions run as it allows.
     """
     task = await _with_a_place(session, server, task_id, "executing", now=now)
-    targets = (await resolve(session, {task_id: task_rows.owner_of(task)}))[task_id]
+    targets = (await reaching.of_tasks(session, [task]))[task_id]
     if only is not None:
         targets = _part_of(targets, only)
     return await executions.start_by_hand(session, server, task, targets, by, now=now)
@@ -282,7 +294,7 @@ def _part_of(targets: Targets, only: Sequence[int]) -> Targets:
                 for device_id in strangers
             ]
         )
-    return Targets({one: online for one, online in targets.devices.items() if one in set(only)}, targets.refusal)
+    return replace(targets, devices={one: online for one, online in targets.devices.items() if one in set(only)})
 
 
 async def locked(session: Session, server: Server, task_id: int, *, now: datetime) -> Task:

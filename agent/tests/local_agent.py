@@ -9,6 +9,7 @@ from pathlib import Path
 
 from deployx_agent import identity
 from deployx_agent.config import load
+from deployx_agent.device import Device
 from deployx_agent.journal import Journal
 from deployx_agent.link import Link
 
@@ -18,7 +19,9 @@ class LocalAgent:
 
     def __init__(self, data_dir: Path, journal: Journal | None = None) -> None:
         self.journal = journal or Journal(data_dir / "journal.db")
-        self.link = Link(load(data_dir), identity.load(data_dir), self.journal)
+        enrolment = load(data_dir)
+        device = Device.at(data_dir, enrolment.server)
+        self.link = Link(enrolment, identity.load(data_dir), self.journal, device)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[LocalAgent]:

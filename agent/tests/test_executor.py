@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agent.tests.devices import device_at
 from agent.tests.ordering_server import OrderingServer
 from agent.tests.waiting import until
 
@@ -27,10 +28,10 @@ NOW = datetime.now(UTC)
 class Device:
     """An executor on a journal, and what it told."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, folder: Path) -> None:
         self.journal = journal
         self._news = asyncio.Event()
-        self.executor = Executor(journal, self._news.set, grace_seconds=0.3)
+        self.executor = Executor(journal, self._news.set, device_at(folder), grace_seconds=0.3)
 
     async def give(self, *commands: str, **changes: Any) -> str:
         body = encode(OrderingServer().order(*commands, **changes))
@@ -64,7 +65,7 @@ class Device:
 
 @contextlib.asynccontextmanager
 async def device(folder: Path, kind: type[Journal] = Journal) -> AsyncIterator[Device]:
-    made = Device(kind(folder / "journal.db"))
+    made = Device(kind(folder / "journal.db"), folder)
     try:
         await made.executor.recover()
         yield made
@@ -206,7 +207,7 @@ async def test_an_accepted_order_that_cannot_be_read_after_a_restart_fails_and_h
     async with device(tmp_path) as made:
         await made.executor.resume(NOW)
         result = await made.result("f" * 32)
-        assert (result["status"], result["reason"]) == ("failed", "Not readable: order.order_id is None, not str.")
+        assert (result["status"], result["reason"]) == ("failed", "Not readable: order.kind is None, not str.")
         assert (await made.result(good["order_id"]))["status"] == "succeeded"
 
 

@@ -194,7 +194,7 @@ async def test_heartbeats_keep_a_session_open_and_changed_facts_are_told(
     server.heartbeat_seconds = 1
     await server.cut()
     await server.until(lambda: len(server.sessions) == 2)
-    monkeypatch.setattr(session, "collect", lambda: {"os": "amiga"})
+    monkeypatch.setattr(link, "collect", lambda *_: {"os": "amiga"})
     facts = await server.message("facts")
     await server.until(lambda: len(server.all("heartbeat")) >= 3)
     assert facts["facts"] == {"os": "amiga"}

@@ -19,6 +19,7 @@ from deployx_agent import protocol, reports
 from deployx_agent.admission import check_order
 from deployx_agent.journal import Entry
 from deployx_agent.protocol import ProtocolError
+from deployx_agent.work import CommandWork
 
 GOLDEN = Path(__file__).parent / "golden"
 AT = datetime(2026, 11, 23, 2, tzinfo=UTC)
@@ -45,6 +46,7 @@ def test_the_server_reads_every_message_of_an_agent_and_loses_nothing(name: str)
 def test_an_order_is_read_field_by_field() -> None:
     order = protocol.parse_order(json.dumps(ORDER))
     assert (order.order_id, order.run_id, order.device_id) == ("0" * 32, 812, 3)
+    assert isinstance(order.work, CommandWork)
     assert [(step.index, step.run, step.rollback) for step in order.work.steps] == [(0, "uptime", None)]
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import RowMapping, insert, select, text, update
 from deployx.db.database import Database, Session
 from deployx.db.schema import device_runs, devices, scheduled_task_executions, scheduled_tasks, users
 from deployx.lifecycle import RunStatus
-from deployx.work import attempts, executions, tasks, waiting
+from deployx.work import attempts, executions, rollouts, tasks, waiting
 from deployx.work import device_runs as runs
 from deployx.work.executions import Server
 from deployx.work.pacing import Pace
@@ -71,7 +71,8 @@ class Spine:
     async def go_on(self, now: datetime) -> None:
         """What the rescuer does each second: moments that have come, runs that are overdue."""
         async with self.database.write() as session:
-            await executions.go_on(session, SERVER, now=now)
+            if await waiting.any_opens(session, now=now) or await rollouts.due(session, now=now):
+                await executions.go_on(session, SERVER, now=now)
             overdue = await waiting.overdue(session, now=now)
             for run_id, _, status, reason in overdue:
                 await runs.end(session, [run_id], status, reason, now=now)

@@ -15,15 +15,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, assert_never
 
-from deployx_agent import process
+from deployx_agent import limits, process
+from deployx_agent.actions.action import Action, Forbidden
+from deployx_agent.actions.commands import Commands, Progress, Rebooting
+from deployx_agent.actions.files import Files
+from deployx_agent.actions.software import Software
+from deployx_agent.device import Device
 from deployx_agent.journal import Chunk, Entry, Journal
 from deployx_agent.process import Receipt
 from deployx_agent.protocol import Order, ProtocolError, parse_order
 from deployx_agent.reports import ending, finished, progress
-from deployx_agent.runner import Run
 from deployx_agent.spool import AGAIN_SECONDS, Spool
+from deployx_agent.work import CommandWork, FileWork, SoftwareWork
 
 log = logging.getLogger("deployx_agent")
 
@@ -44,17 +49,22 @@ class Active:
     """An order that is accepted and not ended; `run` is set once it may have a process."""
 
     order: Order
-    run: Run | None = None
+    body: str
+    run: Action | None = None
+    task: asyncio.Task[None] | None = None
     next_seq: int = 0
+    progress: Progress | None = None
 
 
 class Executor:
     """Runs orders. `notify` is called (on the event loop) whenever there is something new to send."""
 
     def __init__(
-        self, journal: Journal, notify: Callable[[], None], *, grace_seconds: float = process.KILL_AFTER_SECONDS
-    ) -> None:
+        self, journal: Journal, notify: Callable[[], None], device: Device, *,
+        grace_seconds: float = process.KILL_AFTER_SECONDS,
+    ) -> None:  # fmt: skip
         self._journal = journal
+        self._device = device
         self._notify = notify
         self._grace_seconds = grace_seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
@@ -75,7 +85,11 @@ class Executor:
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, call))
 
     async def recover(self) -> None:
-        """End what a dead predecessor left: running processes are killed and reported as interrupted."""
+        """End what a dead predecessor left: running processes are killed and reported as interrupted.
+
+        What was to go on after a restart of the device goes on.
+        """
+        await asyncio.to_thread(self._device.tidy)
         for entry in await self.journalled(self._journal.unacknowledged):
             match entry.state:
                 case "starting":
@@ -83,6 +97,20 @@ class Executor:
                     await self._end_early(entry.order_id, entry.run_id, "interrupted", INTERRUPTED, receipt)
                 case "accepted":
                     self._unstarted.append(entry)
+                case "rebooting":
+                    await self._go_on(entry)
+
+    async def _go_on(self, entry: Entry) -> None:
+        try:
+            order = parse_order(entry.body or "")
+        except ProtocolError as error:
+            await self._end_early(entry.order_id, entry.run_id, "interrupted", f"Not readable any more: {error}.")
+            return
+        active = self._activate(order, entry.body or "")
+        active.next_seq = await self.journalled(self._journal.last_seq, entry.order_id) + 1
+        active.progress = Progress.of(entry.progress or {})
+        self._free_places -= 1
+        self._begin(active, journalled=True)
 
     async def resume(self, server_now: datetime) -> None:
         """Run what a predecessor had accepted and never started, as far as it has not expired since."""
@@ -97,7 +125,7 @@ class Executor:
                 if order.expires_at < server_now:
                     await self._end_early(entry.order_id, entry.run_id, "interrupted", NEVER_STARTED)
                 else:
-                    self._queue.append(self._activate(order))
+                    self._queue.append(self._activate(order, entry.body or ""))
             self._start_waiting()
 
     async def take(self, order: Order, body: str) -> None:
@@ -114,17 +142,24 @@ class Executor:
     async def stop(self, within_seconds: float) -> None:
         """Take nothing more, let runs finish in time, then end what is left as interrupted."""
         self._stopping = True
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=within_seconds)
+        ending = self._ending_tasks()
+        if ending:
+            await asyncio.wait(ending, timeout=within_seconds)
         for active in self._active.values():
-            if active.run is not None:
+            if active.run is not None and not active.run.is_rebooting:
                 active.run.stop("interrupted")
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self._grace_seconds + AFTER_KILL_SECONDS)
+        ending = self._ending_tasks()
+        if ending:
+            await asyncio.wait(ending, timeout=self._grace_seconds + AFTER_KILL_SECONDS)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._spool.close()
+
+    def _ending_tasks(self) -> set[asyncio.Task[None]]:
+        """All that is under way, but for orders that go on after a restart of the device."""
+        rebooting = {one.task for one in self._active.values() if one.run is not None and one.run.is_rebooting}
+        return {task for task in self._tasks if task not in rebooting}
 
     def close(self) -> None:
         """Let the journal's thread end; for after the link has ended too."""
@@ -166,7 +201,7 @@ class Executor:
                 return
             log.info("order.accepted order=%s run=%s", order.order_id, order.run_id)
             self._tell(progress("accepted", order.order_id, order.run_id))
-            active = self._activate(order)
+            active = self._activate(order, body)
             if at_once:
                 self._begin(active, journalled=True)
             else:
@@ -202,8 +237,8 @@ class Executor:
                 await self._end_early(order_id, run_id, "cancelled", "Cancelled before it started.", Receipt())
             self._notify()
 
-    def _activate(self, order: Order) -> Active:
-        active = self._active[order.order_id] = Active(order)
+    def _activate(self, order: Order, body: str) -> Active:
+        active = self._active[order.order_id] = Active(order, body)
         return active
 
     def _start_waiting(self) -> None:
@@ -213,16 +248,42 @@ class Executor:
 
     def _begin(self, active: Active, *, journalled: bool) -> None:
         """Start an order whose place is reserved."""
-        order = active.order
-        active.run = Run(
-            order,
-            emit=partial(self._emit, active),
-            on_start=partial(self._started, order),
-            grace_seconds=self._grace_seconds,
-        )
-        self._keep(asyncio.create_task(self._run(active, active.run, journalled=journalled)))
+        active.run = run = self._action(active)
+        active.task = self._keep(asyncio.create_task(self._run(active, run, journalled=journalled)))
 
-    async def _run(self, active: Active, run: Run, *, journalled: bool) -> None:
+    def _action(self, active: Active) -> Action:
+        """What carries out the order, within the limits of this device."""
+        order = active.order
+        shared: dict[str, Any] = {
+            "emit": partial(self._emit, active), "on_start": partial(self._started, order),
+            "grace_seconds": self._grace_seconds,
+        }  # fmt: skip
+        try:
+            allowed = limits.load(self._device.data_dir)
+            allowed.check(order.work)
+        except limits.NotAllowed as error:
+            return Forbidden(str(error), **shared)
+        match order.work:
+            case CommandWork() as work:
+                return Commands(order, work, self._rebooting(active), active.progress, **shared)
+            case FileWork() as work:
+                return Files(work, order.ticket or "", self._device.downloads, allowed, **shared)
+            case SoftwareWork() as work:
+                return Software(order, work, self._device, **shared)
+            case _:
+                assert_never(order.work)
+
+    def _rebooting(self, active: Active) -> Rebooting:
+        order_id = active.order.order_id
+
+        async def write_down(progress: Mapping[str, Any]) -> None:
+            await self._spool.write_all(partial(self.journalled, self._journal.append_output))
+            await self.journalled(self._journal.rebooting, order_id, active.body, progress)
+
+        go_on = partial(self.journalled, self._journal.starting, order_id)
+        return Rebooting(self._device.boot_id, self._device.restart, write_down, go_on)
+
+    async def _run(self, active: Active, run: Action, *, journalled: bool) -> None:
         order_id = active.order.order_id
         try:
             result = await self._result(active, run, journalled=journalled)
@@ -232,7 +293,7 @@ class Executor:
             self._free_places += 1
             self._start_waiting()
 
-    async def _result(self, active: Active, run: Run, *, journalled: bool) -> Mapping[str, Any]:
+    async def _result(self, active: Active, run: Action, *, journalled: bool) -> Mapping[str, Any]:
         try:
             if not journalled:
                 await self.journalled(self._journal.starting, active.order.order_id)

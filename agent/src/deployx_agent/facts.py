@@ -6,7 +6,9 @@ import ctypes
 import os
 import platform
 import shutil
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from deployx_agent.shells import available_shells
 SYSTEMS = {"linux": "linux", "win32": "windows", "darwin": "macos"}
 
 
-def collect() -> dict[str, Any]:
+def collect(installed: Callable[[], list[dict[str, Any]]] = list) -> dict[str, Any]:
+    """The facts; `installed` tells what DeployX installed here."""
     disk = shutil.disk_usage(Path.home().anchor or "/")
     return {
         "os": SYSTEMS.get(sys.platform, sys.platform),
@@ -31,14 +34,15 @@ def collect() -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "agent_version": __version__,
         "python_version": platform.python_version(),
+        "installed": installed(),
     }
 
 
 def boot_id() -> str | None:
     """Changes with every start of the system; None where the system has no such id."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
+        return _boot_id() or None
+    except (OSError, subprocess.SubprocessError):
         return None
 
 
@@ -74,3 +78,25 @@ else:
             return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         except (ValueError, OSError):
             return None
+
+
+if sys.platform == "win32":
+    import winreg
+
+    def _boot_id() -> str:
+        """The number of boots that Windows keeps for its prefetcher."""
+        place = r"SYSTEM\CurrentControlSet\Control\Session Manager\Memory Management\PrefetchParameters"
+        with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, place) as key:
+            return str(winreg.QueryValueEx(key, "BootId")[0])
+
+elif sys.platform == "darwin":
+
+    def _boot_id() -> str:
+        command = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+
+else:
+
+    def _boot_id() -> str:
+        """proc_sys_kernel(5)."""
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

@@ -27,7 +27,8 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS orders (
   order_id TEXT PRIMARY KEY, run_id INTEGER NOT NULL, issued_at TEXT NOT NULL, state TEXT NOT NULL,
-  body TEXT, result TEXT, acknowledged INTEGER NOT NULL DEFAULT 0, acknowledged_through INTEGER NOT NULL DEFAULT -1
+  body TEXT, result TEXT, acknowledged INTEGER NOT NULL DEFAULT 0, acknowledged_through INTEGER NOT NULL DEFAULT -1,
+  progress TEXT
 );
 CREATE INDEX IF NOT EXISTS orders_open ON orders (acknowledged) WHERE acknowledged = 0;
 CREATE TABLE IF NOT EXISTS output (
@@ -38,7 +39,11 @@ CREATE TABLE IF NOT EXISTS output (
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An order in the journal. `state` is accepted (not started), starting (a process may run) or ended."""
+    """An order in the journal.
+
+    `state` is accepted (not started), starting (a process may run), rebooting (goes on after the restart, from its
+    `progress`) or ended.
+    """
 
     order_id: str
     run_id: int
@@ -46,6 +51,7 @@ class Entry:
     body: str | None
     result: Mapping[str, Any] | None
     acknowledged: bool
+    progress: Mapping[str, Any] | None = None
 
 
 class Journal:
@@ -56,6 +62,7 @@ class Journal:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.executescript(_SCHEMA)
+        self._add_column("progress", "TEXT")
         if not self._fact("journal_id", ""):
             self._db.execute("INSERT OR IGNORE INTO facts VALUES ('journal_id', ?)", (uuid4().hex,))
         self.journal_id: str = self._fact("journal_id", "")
@@ -95,6 +102,13 @@ class Journal:
         """From here on a process may run: after a crash this order is interrupted, never started again."""
         self._db.execute("UPDATE orders SET state = 'starting', body = NULL WHERE order_id = ?", (order_id,))
 
+    def rebooting(self, order_id: str, body: str, progress: Mapping[str, Any]) -> None:
+        """The order goes on after a restart of the device, from here."""
+        self._db.execute(
+            "UPDATE orders SET state = 'rebooting', body = ?, progress = ? WHERE order_id = ?",
+            (body, json.dumps(progress), order_id),
+        )
+
     def append_output(self, chunks: Iterable[tuple[str, Chunk]]) -> None:
         """Store chunks as (order id, chunk) in one transaction."""
         with _Transaction(self._db):
@@ -111,7 +125,8 @@ class Journal:
             self._insert_output(chunks)
             self._db.execute(
                 "INSERT INTO orders (order_id, run_id, issued_at, state, result) VALUES (?, ?, '', 'ended', ?)"
-                " ON CONFLICT (order_id) DO UPDATE SET state = 'ended', result = excluded.result, body = NULL"
+                " ON CONFLICT (order_id) DO UPDATE SET state = 'ended', result = excluded.result, body = NULL,"
+                " progress = NULL"
                 " WHERE state <> 'ended'",
                 (order_id, run_id, json.dumps(result)),
             )
@@ -170,6 +185,11 @@ class Journal:
                 "DELETE FROM orders WHERE acknowledged = 1 AND issued_at <> '' AND issued_at < ?", (horizon,)
             )
 
+    def _add_column(self, name: str, kind: str) -> None:
+        """For a journal that an earlier version of the agent made."""
+        if name not in {row[1] for row in self._db.execute("PRAGMA table_info(orders)")}:
+            self._db.execute(f"ALTER TABLE orders ADD COLUMN {name} {kind}")
+
     def _highest_epoch(self) -> int:
         return int(self._fact("epoch", "0"))
 
@@ -187,11 +207,12 @@ class Journal:
         return otherwise if row is None else str(row[0])
 
 
-_ENTRY = "order_id, run_id, state, body, result, acknowledged"
+_ENTRY = "order_id, run_id, state, body, result, acknowledged, progress"
 
 
 def _entry(row: Sequence[Any]) -> Entry:
-    return Entry(row[0], row[1], row[2], row[3], None if row[4] is None else json.loads(row[4]), bool(row[5]))
+    result, progress = (None if text is None else json.loads(text) for text in (row[4], row[6]))
+    return Entry(row[0], row[1], row[2], row[3], result, bool(row[5]), progress)
 
 
 class _Transaction:

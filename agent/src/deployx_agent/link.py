@@ -24,6 +24,7 @@ from websockets.exceptions import WebSocketException
 from deployx_agent import __version__, protocol
 from deployx_agent.admission import check_order
 from deployx_agent.config import Enrolment
+from deployx_agent.device import Device
 from deployx_agent.executor import Executor, NotTaken
 from deployx_agent.facts import boot_id, collect
 from deployx_agent.journal import Journal
@@ -42,7 +43,7 @@ HOPELESS = ("unknown_device", "revoked")
 class Link:
     """One agent's connection, through any number of sessions."""
 
-    def __init__(self, enrolment: Enrolment, key: Ed25519PrivateKey, journal: Journal) -> None:
+    def __init__(self, enrolment: Enrolment, key: Ed25519PrivateKey, journal: Journal, device: Device) -> None:
         self._enrolment = enrolment
         self._key = key
         self._journal = journal
@@ -51,7 +52,8 @@ class Link:
         self._attempt = 0
         self._server_time: datetime | None = None
         self._server_time_read_at = 0.0
-        self.executor = Executor(journal, self._news.set)
+        self.executor = Executor(journal, self._news.set, device)
+        self._device = device
         self._server_key = Ed25519PublicKey.from_public_bytes(protocol.from_base64(enrolment.server_public_key))
 
     async def run(self) -> None:
@@ -90,18 +92,21 @@ class Link:
         async with connect(
             address, ssl=context, max_size=protocol.FRAME_BYTES, ping_interval=None, compression=None, proxy=True
         ) as socket:
-            facts = await asyncio.to_thread(collect)
+            facts = await asyncio.to_thread(self._facts)
             welcome = await self._greet(socket, facts)
             self._attempt = 0
             self.learn_time(welcome.server_time)
             log.info("connected server=%s device=%s", server, self._enrolment.device_id)
             await self.executor.journalled(self._journal.prune, welcome.server_time)
-            self._session = Session(socket, self, self.executor, self._journal, self._news)
+            self._session = Session(socket, self, self.executor, self._journal, self._news, self._facts)
             try:
                 await self._session.run(welcome.heartbeat_seconds, facts)
             finally:
                 self._session.close()
                 self._session = None
+
+    def _facts(self) -> dict[str, Any]:
+        return collect(self._device.installed.told)
 
     async def _greet(self, socket: ClientConnection, facts: Mapping[str, Any]) -> Welcome:
         """Prove who this is. Raises TurnedAway where this server is another one, or does not want this device."""

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,17 @@ async def start(shell: str, command: str, around: Surroundings, take: Callable[[
 
     Raises CannotStart where shell, directory, user or program are not to be had.
     """
+    return await _start(lambda give: command_line(shell, command, give_to=give), around, take)
+
+
+async def start_program(argv: Sequence[str], around: Surroundings, take: Callable[[str, bytes], None]) -> Started:
+    """Start a program without a shell, else as `start` does. Raises CannotStart."""
+    return await _start(lambda give: CommandLine(list(argv)), around, take)
+
+
+async def _start(
+    line_for: Callable[[Callable[[Path], None]], CommandLine], around: Surroundings, take: Callable[[str, bytes], None]
+) -> Started:
     directory = around.directory
     if directory is not None and not await asyncio.to_thread(os.path.isdir, directory):
         raise CannotStart(f"The working directory {directory!r} does not exist on this device.")
@@ -119,7 +130,7 @@ async def start(shell: str, command: str, around: Surroundings, take: Callable[[
         options = system.start_options() | {"stdin": subprocess.DEVNULL, "cwd": directory, "env": _environment(around)}
         if around.run_as is not None:
             options |= system.user_options(around.run_as)
-        line = command_line(shell, command, give_to=lambda script: _give(script, around.run_as))
+        line = line_for(lambda script: _give(script, around.run_as))
         started = await _spawn(line, take, options)
         started.line, line = line, None
         started.tree = system.Tree(_marker(around.order_id), started.pid)

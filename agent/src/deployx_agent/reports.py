@@ -9,7 +9,7 @@ from deployx_agent.journal import Entry
 from deployx_agent.process import Receipt
 from deployx_agent.protocol import REASON_CHARACTERS
 
-_STATES = {"accepted": "accepted", "starting": "running", "ended": "ended"}
+_STATES = {"accepted": "accepted", "starting": "running", "rebooting": "running", "ended": "ended"}
 UNFINISHED_AT_MOST = 1000
 """As many as fit into a hello; what is left out the server sends again, and is answered from the journal."""
 
@@ -18,7 +18,7 @@ def ending(status: str, reason: str, receipt: Receipt | None = None, *, last_seq
     """The result of an order that did not come to its own end."""
     return {
         "status": status, "exit_code": None, "reason": reason[:REASON_CHARACTERS], "duration_seconds": None,
-        "steps": [], "truncated": False, "replaced_bytes": False, "last_seq": last_seq,
+        "steps": [], "truncated": False, "replaced_bytes": False, "reboot_required": False, "last_seq": last_seq,
         "receipt": receipt.as_message() if receipt else None,
     }  # fmt: skip
 

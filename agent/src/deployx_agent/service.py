@@ -10,6 +10,7 @@ from pathlib import Path
 
 from deployx_agent import identity
 from deployx_agent.config import Enrolment
+from deployx_agent.device import Device
 from deployx_agent.journal import Journal
 from deployx_agent.link import Link
 
@@ -29,7 +30,8 @@ def run(data_dir: Path, enrolment: Enrolment, *, stop_timeout_seconds: float) ->
 async def _serve(data_dir: Path, enrolment: Enrolment, stop_timeout_seconds: float) -> None:
     key = identity.load(data_dir)
     journal = Journal(data_dir / "journal.db")
-    link = Link(enrolment, key, journal)
+    device = Device.at(data_dir, enrolment.server, enrolment.ca_file)
+    link = Link(enrolment, key, journal, device)
     stop = _stop_signal()
     try:
         await link.executor.recover()

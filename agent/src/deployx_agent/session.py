@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Protocol, assert_never
 
@@ -11,7 +11,6 @@ from websockets.asyncio.client import ClientConnection
 
 from deployx_agent import protocol
 from deployx_agent.executor import Executor
-from deployx_agent.facts import collect
 from deployx_agent.journal import Journal
 from deployx_agent.protocol import (
     Cancel,
@@ -52,9 +51,11 @@ class Session:
     """A reader, a sender and a heartbeat on one socket."""
 
     def __init__(
-        self, socket: ClientConnection, orders: Orders, executor: Executor, journal: Journal, news: asyncio.Event
-    ) -> None:
+        self, socket: ClientConnection, orders: Orders, executor: Executor, journal: Journal, news: asyncio.Event,
+        facts: Callable[[], dict[str, Any]],
+    ) -> None:  # fmt: skip
         self._socket = socket
+        self._facts = facts
         self._orders = orders
         self._executor = executor
         self._journal = journal
@@ -172,7 +173,7 @@ class Session:
             since_facts += heartbeat_seconds
             since_pruned += heartbeat_seconds
             if since_facts >= FACTS_EVERY_SECONDS:
-                since_facts, found = 0.0, await asyncio.to_thread(collect)
+                since_facts, found = 0.0, await asyncio.to_thread(self._facts)
                 if found != told:
                     await self._send({"type": "facts", "facts": found})
                     told = found

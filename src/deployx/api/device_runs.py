@@ -33,7 +33,7 @@ def shown_run(row: Any) -> dict[str, Any]:
     """A device run as the API shows it."""
     names = (
         "id", "deployment_id", "device_id", "device_name", "attempt", "wave", "status", "reason", "exit_code",
-        "duration_seconds", "truncated", "receipt", "late_result",
+        "duration_seconds", "truncated", "reboot_required", "receipt", "late_result",
     )  # fmt: skip
     shown = {name: getattr(row, name) for name in names}
     shown |= {

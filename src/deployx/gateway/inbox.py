@@ -267,5 +267,6 @@ def _ending(report: Finished) -> device_runs.Ending:
         duration_seconds=report.duration_seconds,
         steps=[msgspec.to_builtins(step) for step in report.steps],
         truncated=report.truncated,
+        reboot_required=report.reboot_required,
         receipt=report.receipt,
     )

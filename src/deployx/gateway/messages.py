@@ -72,6 +72,7 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     last_seq: int = -1
     truncated: bool = False
     replaced_bytes: bool = False
+    reboot_required: bool = False
     known: bool = False
     receipt: dict[str, Any] | None = None
 

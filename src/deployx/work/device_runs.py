@@ -58,6 +58,7 @@ class Ending:
     duration_seconds: float | None
     steps: Sequence[Mapping[str, Any]]
     truncated: bool
+    reboot_required: bool = False
     receipt: Mapping[str, Any] | None = None
 
 
@@ -176,10 +177,11 @@ async def finish(
         elif ending.status in RUN_MOVES[RunStatus(before)]:
             ended.append(
                 (ending.run_id, ending.status.value, ending.reason, now, ending.duration_seconds, ending.exit_code,
-                 list(ending.steps), ending.truncated, ending.receipt)
+                 list(ending.steps), ending.truncated, ending.reboot_required, ending.receipt)
             )  # fmt: skip
     columns = (
-        "status", "reason", "completed_at", "duration_seconds", "exit_code", "steps", "truncated", "receipt",
+        "status", "reason", "completed_at", "duration_seconds", "exit_code", "steps", "truncated",
+        "reboot_required", "receipt",
     )  # fmt: skip
     await update_rows(session, device_runs, columns, ended, guard="completed_at IS NULL")
     await update_rows(session, device_runs, ("late_result",), late, guard="completed_at IS NOT NULL")

@@ -161,7 +161,7 @@ async def wait_for_windows(session: Session, runs: Sequence[RowMapping], *, now:
 async def any_opens(session: Session, *, now: datetime) -> bool:
     """Whether a window opens, a delay is over or a returned device's place has come."""
     rows = await session.execute(
-        text("SELECT 1 FROM device_runs WHERE status = 'waiting' AND opens_at <= :now AND {_OPENS} LIMIT 1"),
+        text(f"SELECT 1 FROM device_runs WHERE status = 'waiting' AND opens_at <= :now AND {_OPENS} LIMIT 1"),
         {"now": moment_parameter(session, now)},
     )
     return rows.first() is not None

@@ -107,6 +107,7 @@ device_runs = Table(
     Column("exit_code", BigInteger),
     Column("steps", JSON(none_as_null=True)),
     Column("truncated", Boolean, nullable=False, server_default=text("false")),
+    Column("reboot_required", Boolean, nullable=False, server_default=text("false")),
     Column("receipt", JSON(none_as_null=True)),
     Column("late_result", JSON(none_as_null=True)),
     Index("ix_device_runs_deployment", "deployment_id", "status", "is_last"),

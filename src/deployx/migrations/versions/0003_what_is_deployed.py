@@ -110,6 +110,8 @@ def _rollouts() -> None:
 def _runs() -> None:
     op.add_column("device_runs", sa.Column("is_last", sa.Boolean(), nullable=False, server_default=sa.text("true")))
     op.add_column("device_runs", sa.Column("waits_for", sa.String(10)))
+    false = sa.text("false")
+    op.add_column("device_runs", sa.Column("reboot_required", sa.Boolean(), nullable=False, server_default=false))
     op.execute(
         "UPDATE device_runs SET waits_for = CASE WHEN opens_at IS NULL THEN 'device' ELSE 'window' END"
         " WHERE status = 'waiting'"
@@ -121,6 +123,7 @@ def _runs() -> None:
 def downgrade() -> None:
     op.drop_index("ix_device_runs_deployment", "device_runs")
     op.create_index("ix_device_runs_deployment", "device_runs", ["deployment_id", "status"])
+    op.drop_column("device_runs", "reboot_required")
     op.drop_column("device_runs", "waits_for")
     op.drop_column("device_runs", "is_last")
     op.drop_index("ix_deployments_look", "deployments")

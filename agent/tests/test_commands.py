@@ -11,10 +11,18 @@ from typing import Any
 import pytest
 from agent.tests.waiting import lives, until
 
-from deployx_agent.protocol import CHUNK_BYTES, Order, Step, Work
-from deployx_agent.runner import Run
+from deployx_agent.actions.commands import Commands, Rebooting
+from deployx_agent.protocol import CHUNK_BYTES, Order
+from deployx_agent.work import CommandWork, Step
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
+
+
+async def _never(*_: object) -> None:
+    raise AssertionError("nothing here restarts the device")
+
+
+NO_REBOOTING = Rebooting(lambda: "boot", _never, _never, _never)
 
 
 class Ran:
@@ -31,11 +39,14 @@ class Ran:
             "working_directory": None, "run_as": None, "success_exit_codes": (0,), "output_limit_bytes": 1_048_576,
         }  # fmt: skip
         order_id = os.urandom(16).hex()
-        order = Order(order_id, 1, "i", 1, 1, NOW, NOW, "command", Work(**values | changes), {"DEPLOYX_ATTEMPT": "1"})
+        work = CommandWork(**values | changes)
+        order = Order(order_id, 1, "i", 1, 1, NOW, NOW, "command", work, {"DEPLOYX_ATTEMPT": "1"})
         self.chunks: list[tuple[int, str, str]] = []
         self.started = asyncio.Event()
-        self.run = Run(
+        self.run = Commands(
             order,
+            work,
+            NO_REBOOTING,
             emit=lambda step, stream, text: self.chunks.append((step, stream, text)),
             on_start=self.started.set,
             grace_seconds=0.3,

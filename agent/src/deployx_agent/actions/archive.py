@@ -1,0 +1,123 @@
+"""Unpacks archives into a new folder: plain files and folders only, nothing outside of it, nothing without bounds.
+
+Blocks; run it in a thread. What is refused leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tarfile
+import threading
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from lzma import LZMAError
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+ENTRIES_AT_MOST = 100_000
+BYTES_AT_MOST = 20 * 2**30
+RATIO_AT_MOST = 200
+RATIO_COUNTS_FROM_BYTES = 100 * 2**20
+PIECE_BYTES = 1024 * 1024
+
+
+class BadArchive(Exception):
+    """An archive that is not unpacked; the sentence names the entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One entry; `content` is None for a folder, and opened only when it is its turn."""
+
+    name: str
+    is_executable: bool
+    content: IO[bytes] | None
+
+
+def unpack(archive: Path, into: Path, stopped: threading.Event) -> None:
+    """Unpack a zip or tar (also gz, bz2, xz) into a folder that does not exist yet. Raises BadArchive, OSError."""
+    into.mkdir(mode=0o700, parents=True)
+    try:
+        _unpack(archive, into, stopped)
+    except BaseException:
+        shutil.rmtree(into, ignore_errors=True)
+        raise
+
+
+def _unpack(archive: Path, into: Path, stopped: threading.Event) -> None:
+    most = min(BYTES_AT_MOST, max(RATIO_COUNTS_FROM_BYTES, archive.stat().st_size * RATIO_AT_MOST))
+    left = most
+    try:
+        for number, entry in enumerate(_entries(archive)):
+            if number >= ENTRIES_AT_MOST:
+                raise BadArchive(f"The archive has more than {ENTRIES_AT_MOST} entries.")
+            target = into / _inside(entry.name)
+            if entry.content is None:
+                target.mkdir(mode=0o755, parents=True, exist_ok=True)
+                continue
+            target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            left -= _write(entry, target, left, stopped)
+            if left < 0:
+                raise BadArchive(f"The archive unpacks to more than {most} bytes, at {entry.name!r}.")
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, NotImplementedError) as error:
+        raise BadArchive(f"The archive cannot be read: {error}.") from None
+    except (ValueError, RuntimeError, OverflowError) as error:  # encrypted, or numbers beyond all bounds
+        raise BadArchive(f"The archive cannot be read: {error}.") from None
+
+
+def _write(entry: _Entry, target: Path, most: int, stopped: threading.Event) -> int:
+    assert entry.content is not None
+    written = 0
+    try:
+        handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+    except FileExistsError:
+        raise BadArchive(f"The archive has {entry.name!r} twice.") from None
+    with os.fdopen(handle, "wb") as file, entry.content:
+        while piece := entry.content.read(PIECE_BYTES):
+            if stopped.is_set():
+                raise BadArchive("Stopped.")
+            written += len(piece)
+            if written > most:
+                return written
+            file.write(piece)
+    target.chmod(0o755 if entry.is_executable else 0o644)
+    return written
+
+
+def _inside(name: str) -> PurePosixPath:
+    """The entry's path below the folder. Raises BadArchive for one that leads elsewhere."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    if not name or "\0" in name or path.is_absolute() or ".." in path.parts or ":" in (path.parts or ("",))[0]:
+        raise BadArchive(f"The archive's entry {name[:200]!r} leads out of its folder.")
+    return path
+
+
+def _entries(archive: Path) -> Iterator[_Entry]:
+    if zipfile.is_zipfile(archive):
+        yield from _of_zip(archive)
+    else:
+        yield from _of_tar(archive)
+
+
+def _of_zip(archive: Path) -> Iterator[_Entry]:
+    with zipfile.ZipFile(archive) as opened:
+        for info in opened.infolist():
+            mode = info.external_attr >> 16
+            kind = stat.S_IFMT(mode)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise BadArchive(f"The archive's entry {info.filename[:200]!r} is no plain file or folder.")
+            content = None if info.is_dir() else opened.open(info)
+            yield _Entry(info.filename, bool(mode & 0o111), content)
+
+
+def _of_tar(archive: Path) -> Iterator[_Entry]:
+    with tarfile.open(archive, "r:*") as opened:
+        for info in opened:
+            if not info.isdir() and not info.isreg():
+                raise BadArchive(f"The archive's entry {info.name[:200]!r} is no plain file or folder.")
+            content = opened.extractfile(info) if info.isreg() else None
+            yield _Entry(info.name, bool(info.mode & 0o111), content)

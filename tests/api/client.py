@@ -33,12 +33,12 @@ class Api:
         self.application = application
         self.services = services
         self.database = services.database
-        self._transport = transport
+        self.transport = transport
         self.admin = self.client(token)
 
     def client(self, token: str | None) -> httpx.AsyncClient:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        return httpx.AsyncClient(transport=self._transport, base_url="http://test", headers=headers)
+        return httpx.AsyncClient(transport=self.transport, base_url="http://test", headers=headers)
 
     async def sign_in(self, username: str) -> httpx.AsyncClient:
         answer = await self.client(None).post("/api/auth/login", json={"username": username, "password": PASSWORD})

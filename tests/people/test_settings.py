@@ -49,6 +49,12 @@ def test_paths_are_absolute_and_the_database_lies_in_the_data_folder(tmp_path: P
         ({"TRUSTED_PROXIES": "10.0.0.0/8, proxy"}, "holds 'proxy', which is no address"),
         ({"PUBLIC_URL": "deployx.example.org"}, "is no web address"),
         ({"PUBLIC_URL": "https://example.org/deployx"}, "has a path"),
+        ({"STORAGE_URL": "s3://bucket/x"}, "has the scheme 's3', which this version cannot store in"),
+        ({"STORAGE_URL": "/srv/deployx"}, "use file:///FOLDER"),
+        ({"STORAGE_URL": "file://host/srv"}, "names no folder of this machine"),
+        ({"STORAGE_URL": "file:///"}, "names no folder of this machine"),
+        ({"MAX_UPLOAD_BYTES": "2GiB"}, "MAX_UPLOAD_BYTES '2GiB' is no number of bytes"),
+        ({"MAX_UPLOAD_BYTES": "0"}, "at least 1"),
         ({"TLS_CERT": "c.pem"}, "both TLS_CERT and TLS_KEY"),
         ({"HOST": "0.0.0.0"}, "there is no TLS"),
         ({"HOST": "example.org", "INSECURE_HTTP": "false"}, "there is no TLS"),
@@ -87,3 +93,15 @@ def test_a_wrong_file_is_refused_by_name(text: str, sentence: str, tmp_path: Pat
 )
 def test_what_is_safe_is_accepted(flags: dict[str, Any], name: str, value: object, tmp_path: Path) -> None:
     assert getattr(load(flags, {}, tmp_path), name) == value
+
+
+def test_contents_lie_in_the_data_folder_or_where_the_storage_url_says(tmp_path: Path) -> None:
+    assert load({"data_dir": tmp_path}, {}, tmp_path).storage == tmp_path
+    found = load({"data_dir": tmp_path}, {"DEPLOYX_STORAGE_URL": "file:///srv/a%20b"}, tmp_path)
+    assert found.storage == Path("/srv/a b")
+
+
+def test_what_the_storage_url_holds_besides_its_scheme_is_not_repeated(tmp_path: Path) -> None:
+    with pytest.raises(StartupRefused) as refused:
+        load({}, {"DEPLOYX_STORAGE_URL": "s3://key:secret@bucket"}, tmp_path)
+    assert "secret" not in refused.value.detail

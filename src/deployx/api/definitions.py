@@ -79,9 +79,14 @@ class Preview(TaskFields):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.task_type is not None:
-            refuse_other_payloads(self, self.task_type, "task")
+        refuse_other_payloads(self, self.kind, "task")
         return self
+
+    @property
+    def kind(self) -> str:
+        """The type of task; where none is given, the payload tells it."""
+        given = (kind for kind in FIELDS if payload_of(self, kind) is not None)
+        return self.task_type or next(given, DEFAULTS.task_type)
 
 
 class NewDeployment(Body):
@@ -155,6 +160,8 @@ def applied(body: TaskFields, to: TaskSpec) -> TaskSpec:
     for name in ("device_ids", "group_ids", "window_ids", "blackout_ids"):
         if name in values:
             values[name] = tuple(sorted(values[name]))
+    if isinstance(body, Preview):
+        values["task_type"] = body.kind
     payload = _new_payload(body, values.get("task_type", to.task_type), to)
     if payload is not None:
         values["payload"] = stored(payload)

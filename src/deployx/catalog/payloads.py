@@ -219,13 +219,13 @@ def stored(payload: Payload) -> dict[str, Any]:
 
 
 def named_files(kind: str, body: Mapping[str, Any]) -> Sequence[int]:
-    """The files that a stored payload names, each once."""
-    return list(dict.fromkeys(body["file_ids"])) if kind == FILES else []
+    """The files that a stored payload names, each once; a preview's may be absent and names none."""
+    return list(dict.fromkeys(body.get("file_ids", ()))) if kind == FILES else []
 
 
 def named_software(kind: str, body: Mapping[str, Any]) -> Sequence[int]:
     """The software of the catalogue that a stored payload names, each once; what that needs is not named."""
-    return list(dict.fromkeys(body["software_ids"])) if kind == SOFTWARE else []
+    return list(dict.fromkeys(body.get("software_ids", ()))) if kind == SOFTWARE else []
 
 
 def command_work(body: Mapping[str, Any]) -> dict[str, Any]:

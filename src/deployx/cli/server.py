@@ -31,7 +31,7 @@ from deployx.installation import ensure
 from deployx.people import users
 from deployx.settings import Settings
 
-SWEEP_EVERY = 3600.0
+SWEEP_EVERY = 900.0
 """Seconds between two looks at the storage for what nobody wants any more."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -197,7 +197,3 @@ async def test_an_upload_announced_before_the_sweep_looks_keeps_its_content(
     await _announced(database, blob)  # an upload of the same content is at this step
     assert await sweeping.sweep(database, store) == 0
     assert on_disk(store) == [f"{blob.sha256[:2]}/{blob.sha256}"]
-
-
-def test_what_is_a_day_old_is_what_the_sweep_waits_for() -> None:
-    assert timedelta(days=1) == sweeping.KEPT_FOR

@@ -60,7 +60,7 @@ def test_what_cannot_be_placed_fails_with_a_sentence_and_leaves_what_was_there(s
     (place / "taken").mkdir(parents=True)
     (place / "a.conf").write_bytes(b"old")
     (story.folder / "link").symlink_to(place)
-    cases = [
+    cases: list[tuple[list[int], str, dict[str, Any], str]] = [
         ([good], "C:\\Deployment\\Files", {}, "is a Windows path, and this device does not run Windows."),
         ([good], str(place / "no"), {"create_path_if_not_exists": False}, "does not exist on this device"),
         ([good], str(place / "a.conf"), {}, "is no folder."),
@@ -76,7 +76,7 @@ def test_what_cannot_be_placed_fails_with_a_sentence_and_leaves_what_was_there(s
         ),
     ]
     for file_ids, target, changes, said in cases:
-        payload = {"file_ids": file_ids, "target_path": target} | changes
+        payload: dict[str, Any] = {"file_ids": file_ids, "target_path": target, **changes}
         run = story.ended_run(deploy(story, "file_deployment", payload, [device_id]))
         assert (run["status"], said in run["reason"]) == ("failed", True), run
     assert (place / "a.conf").read_bytes() == b"old"

@@ -24,8 +24,8 @@ class Refused(Exception):
 class Answer:
     """An open answer; read in one thread, broken off from another."""
 
-    def __init__(self, connection: HTTPConnection, response: HTTPResponse) -> None:
-        self._connection = connection
+    def __init__(self, sock: socket.socket, response: HTTPResponse) -> None:
+        self._sock = sock
         self._response = response
         self.status = response.status
 
@@ -33,9 +33,8 @@ class Answer:
         return self._response.read(size)
 
     def break_off(self) -> None:
-        if self._connection.sock is not None:
-            with contextlib.suppress(OSError):
-                self._connection.sock.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +57,12 @@ class Source:
             connection = _connection(url, self.context, guarded=self.guarded)
             with contextlib.closing(connection):
                 connection.request("GET", _target(url, connection), headers=headers)
-                response = connection.getresponse()
-                location = response.getheader("Location")
-                if not (self.guarded and response.status in _REDIRECTS and location):
-                    yield Answer(connection, response)
-                    return
+                sock = connection.sock  # which the connection forgets with an answer that is to be the last
+                with contextlib.closing(connection.getresponse()) as response:
+                    location = response.getheader("Location")
+                    if not (self.guarded and response.status in _REDIRECTS and location):
+                        yield Answer(sock, response)
+                        return
             url = urljoin(url, location)
         raise Refused(f"{self.url!r} sends on more than {REDIRECTS_AT_MOST} times: give the last address.")
 
@@ -134,4 +134,9 @@ class _GuardedTLS(_Guarded):
     tls: ssl.SSLContext
 
     def connect(self) -> None:
-        self.sock = self.tls.wrap_socket(self._reach(), server_hostname=self.host)
+        plain = self._reach()
+        try:
+            self.sock = self.tls.wrap_socket(plain, server_hostname=self.host)
+        except BaseException:
+            plain.close()
+            raise

@@ -20,6 +20,8 @@ from uuid import uuid4
 
 from deployx.errors import NotFound, NotReady, StartupRefused, StorageFull
 
+SENT_PIECE_BYTES = 256 * 1024
+"""Less than what is written at once: many agents fetch together, and TLS holds each piece several times."""
 PIECE_BYTES = 1024 * 1024
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DIGEST_CHARACTERS = frozenset("0123456789abcdef")
@@ -151,7 +153,7 @@ async def pieces(file: BinaryIO, start: int, length: int) -> AsyncIterator[bytes
     await asyncio.to_thread(file.seek, start)
     left = length
     while left:
-        piece = await asyncio.to_thread(file.read, min(PIECE_BYTES, left))
+        piece = await asyncio.to_thread(file.read, min(SENT_PIECE_BYTES, left))
         if not piece:
             raise OSError(f"a stored content ended {left} bytes early")
         left -= len(piece)

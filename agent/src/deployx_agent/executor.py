@@ -23,6 +23,7 @@ from deployx_agent.actions.commands import Commands, Progress, Rebooting
 from deployx_agent.actions.files import Files
 from deployx_agent.actions.software import Software
 from deployx_agent.device import Device
+from deployx_agent.facts import collect
 from deployx_agent.journal import Chunk, Entry, Journal
 from deployx_agent.process import Receipt
 from deployx_agent.protocol import Order, ProtocolError, parse_order
@@ -288,6 +289,9 @@ class Executor:
         try:
             result = await self._result(active, run, journalled=journalled)
             await self._finish(order_id, active.order.run_id, result)
+            if isinstance(run, Software):  # the server asks for facts too seldom for what was installed just now
+                facts = await asyncio.to_thread(collect, self._device.installed.told)
+                self._tell({"type": "facts", "facts": facts})
         finally:
             self._active.pop(order_id, None)
             self._free_places += 1

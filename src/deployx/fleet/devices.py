@@ -22,6 +22,7 @@ KNOWN_FACTS = frozenset(
 )  # fmt: skip
 SYSTEMS = frozenset({"linux", "windows", "macos"})
 LONGEST_FACT = 200
+MOST_INSTALLED = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class Connected:
 def clean_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What is kept of an agent's facts: known names, short printable strings, numbers. Pure."""
     kept: dict[str, Any] = {}
+    if isinstance(facts.get("installed"), list):
+        kept["installed"] = [_clean_entry(one) for one in facts["installed"][:MOST_INSTALLED] if isinstance(one, dict)]
     for name in KNOWN_FACTS & facts.keys():
         value = facts[name]
         if isinstance(value, str):
@@ -48,6 +51,16 @@ def clean_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
         elif value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63):
             kept[name] = value
     return kept
+
+
+def _clean_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """One software that DeployX installed on the device."""
+    known = {name: entry.get(name) for name in ("name", "version", "kind", "installed_at")}
+    kept: dict[str, Any] = {
+        name: printable(value)[:LONGEST_FACT] if isinstance(value, str) else None for name, value in known.items()
+    }
+    software_id = entry.get("software_id")
+    return kept | {"software_id": software_id if type(software_id) is int and 0 < software_id < 2**63 else None}
 
 
 def printable(value: str) -> str:

@@ -17,12 +17,13 @@ from deployx.db.database import Session
 class Targets:
     """The devices of one task, in the order of their ids with whether each is online, and what stands in the way.
 
-    `work` is what they are sent, where that is not the payload as it stands.
+    `work` is what they are sent, where that is not the payload as it stands; `sent_as` is the payload's own name for it.
     """
 
     devices: dict[int, bool] = field(default_factory=dict)
     refusal: str | None = None
     work: Mapping[str, Any] | None = None
+    sent_as: str | None = None
 
     def ordered(self) -> list[tuple[int, bool]]:
         return sorted(self.devices.items())

@@ -144,7 +144,7 @@ def _sending(
 ) -> Sending:
     return Sending(
         deployment_type=task["task_type"],
-        deployment_name=task["task_name"],
+        deployment_name=targets.sent_as or task["task_name"],
         payload_id=task["payload_id"],
         execution_id=execution_id,
         run_key=_run_key(task, start),

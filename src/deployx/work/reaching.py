@@ -18,19 +18,18 @@ async def of_tasks(session: Session, tasks: Sequence[Task]) -> dict[int, Targets
     if not tasks:
         return {}
     targets = await resolve(session, {task["id"]: task_rows.owner_of(task) for task in tasks})
-    works = await works_of(session, [task["payload_id"] for task in tasks if task["task_type"] != COMMAND])
+    bodies = await _bodies(session, [task["payload_id"] for task in tasks if task["task_type"] != COMMAND])
+    works = await resolution.work_of(session, bodies) if bodies else {}
     for task in tasks:
         found = works.get(task["payload_id"])
         if found is not None:
-            targets[task["id"]].work = found.work
-            targets[task["id"]].refusal = targets[task["id"]].refusal or found.refusal
+            reached = targets[task["id"]]
+            reached.work, reached.sent_as = found.work, bodies[task["payload_id"]][1]["deployment_name"]
+            reached.refusal = reached.refusal or found.refusal
     return targets
 
 
-async def works_of(session: Session, payload_ids: Sequence[int]) -> Mapping[int, resolution.Resolved]:
-    """What these payloads of files or software are now, or why they cannot be sent."""
-    if not payload_ids:
-        return {}
-    rows = await deployments.payloads_of(session, payload_ids)
-    bodies: dict[int, tuple[str, Mapping[str, Any]]] = {one: (row["kind"], row["body"]) for one, row in rows.items()}
-    return await resolution.work_of(session, bodies)
+async def _bodies(session: Session, payload_ids: Sequence[int]) -> dict[int, tuple[str, Mapping[str, Any]]]:
+    """Kind and body of payloads of files or software."""
+    rows = await deployments.payloads_of(session, payload_ids) if payload_ids else {}
+    return {one: (row["kind"], row["body"]) for one, row in rows.items()}

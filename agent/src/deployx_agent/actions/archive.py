@@ -5,6 +5,7 @@ Blocks; run it in a thread. What is refused leaves nothing behind.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -12,8 +13,9 @@ import tarfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -31,11 +33,11 @@ class BadArchive(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One entry; `content` is None for a folder, and opened only when it is its turn."""
+    """One entry; `open` is None for a folder."""
 
     name: str
     is_executable: bool
-    content: IO[bytes] | None
+    open: Callable[[], IO[bytes]] | None
 
 
 def unpack(archive: Path, into: Path, stopped: threading.Event) -> None:
@@ -50,34 +52,39 @@ def unpack(archive: Path, into: Path, stopped: threading.Event) -> None:
 
 def _unpack(archive: Path, into: Path, stopped: threading.Event) -> None:
     most = min(BYTES_AT_MOST, max(RATIO_COUNTS_FROM_BYTES, archive.stat().st_size * RATIO_AT_MOST))
-    left = most
     try:
-        for number, entry in enumerate(_entries(archive)):
-            if number >= ENTRIES_AT_MOST:
-                raise BadArchive(f"The archive has more than {ENTRIES_AT_MOST} entries.")
-            target = into / _inside(entry.name)
-            if entry.content is None:
-                target.mkdir(mode=0o755, parents=True, exist_ok=True)
-                continue
-            target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            left -= _write(entry, target, left, stopped)
-            if left < 0:
-                raise BadArchive(f"The archive unpacks to more than {most} bytes, at {entry.name!r}.")
+        with contextlib.closing(_entries(archive)) as entries:
+            _write_all(entries, into, most, stopped)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, NotImplementedError) as error:
         raise BadArchive(f"The archive cannot be read: {error}.") from None
     except (ValueError, RuntimeError, OverflowError) as error:  # encrypted, or numbers beyond all bounds
         raise BadArchive(f"The archive cannot be read: {error}.") from None
 
 
+def _write_all(entries: Iterator[_Entry], into: Path, most: int, stopped: threading.Event) -> None:
+    left = most
+    for number, entry in enumerate(entries):
+        if number >= ENTRIES_AT_MOST:
+            raise BadArchive(f"The archive has more than {ENTRIES_AT_MOST} entries.")
+        target = into / _inside(entry.name)
+        if entry.open is None:
+            target.mkdir(mode=0o755, parents=True, exist_ok=True)
+            continue
+        target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        left -= _write(entry, target, left, stopped)
+        if left < 0:
+            raise BadArchive(f"The archive unpacks to more than {most} bytes, at {entry.name!r}.")
+
+
 def _write(entry: _Entry, target: Path, most: int, stopped: threading.Event) -> int:
-    assert entry.content is not None
+    assert entry.open is not None
     written = 0
     try:
         handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
     except FileExistsError:
         raise BadArchive(f"The archive has {entry.name!r} twice.") from None
-    with os.fdopen(handle, "wb") as file, entry.content:
-        while piece := entry.content.read(PIECE_BYTES):
+    with os.fdopen(handle, "wb") as file, entry.open() as content:
+        while piece := content.read(PIECE_BYTES):
             if stopped.is_set():
                 raise BadArchive("Stopped.")
             written += len(piece)
@@ -96,7 +103,7 @@ def _inside(name: str) -> PurePosixPath:
     return path
 
 
-def _entries(archive: Path) -> Iterator[_Entry]:
+def _entries(archive: Path) -> Generator[_Entry, None, None]:
     if zipfile.is_zipfile(archive):
         yield from _of_zip(archive)
     else:
@@ -110,8 +117,7 @@ def _of_zip(archive: Path) -> Iterator[_Entry]:
             kind = stat.S_IFMT(mode)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise BadArchive(f"The archive's entry {info.filename[:200]!r} is no plain file or folder.")
-            content = None if info.is_dir() else opened.open(info)
-            yield _Entry(info.filename, bool(mode & 0o111), content)
+            yield _Entry(info.filename, bool(mode & 0o111), None if info.is_dir() else partial(opened.open, info))
 
 
 def _of_tar(archive: Path) -> Iterator[_Entry]:
@@ -119,5 +125,10 @@ def _of_tar(archive: Path) -> Iterator[_Entry]:
         for info in opened:
             if not info.isdir() and not info.isreg():
                 raise BadArchive(f"The archive's entry {info.name[:200]!r} is no plain file or folder.")
-            content = opened.extractfile(info) if info.isreg() else None
-            yield _Entry(info.name, bool(info.mode & 0o111), content)
+            yield _Entry(info.name, bool(info.mode & 0o111), partial(_content, opened, info) if info.isreg() else None)
+
+
+def _content(opened: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    found = opened.extractfile(info)
+    assert found is not None
+    return found

@@ -147,7 +147,12 @@ async def test_link_local_addresses_are_not_asked_not_even_by_way_of_another(
     downloads: Downloads, server: FileServer
 ) -> None:
     server.redirects = {"/sly": "http://169.254.169.254/latest/meta-data"}
-    for url in (f"{server.url}/sly", "http://169.254.169.254/", "http://[fe80::1]/"):
+    for url in (
+        f"{server.url}/sly",
+        "http://169.254.169.254/",
+        "http://[::ffff:169.254.169.254]/",
+        "http://[fe80::1]/",
+    ):
         with pytest.raises(CannotFetch, match="is the link-local address"):
             await get(downloads, downloads.of_address(url, DIGEST))
 

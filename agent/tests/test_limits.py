@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deployx_agent.limits import Limits, NotAllowed, load
-from deployx_agent.work import CommandWork, FileWork, SoftwareWork, Step
+from deployx_agent.work import CommandWork, FileWork, Installer, SoftwareItem, SoftwareWork, Step
 
 FILES = FileWork((), "/srv/app", True, None, None, True, False, False, 60)
 COMMANDS = CommandWork("sh", "transactional", True, (Step(0, "uptime", None, 60),), {}, None, None, (0,), 1000)
@@ -40,6 +40,17 @@ def test_limits_forbid_what_they_name_and_nothing_else(written: str, forbidden: 
                 limits.check(work)
         else:
             limits.check(work)
+
+
+def test_a_list_of_commands_holds_for_variables_and_installers_too(tmp_path: Path) -> None:
+    (tmp_path / "limits.toml").write_text('allowed_commands = ["uptime"]\nallowed_environment = ["LANG"]')
+    limits = load(tmp_path)
+    limits.check(replace(COMMANDS, env={"LANG": "C"}))
+    with pytest.raises(NotAllowed, match="LD_PRELOAD"):
+        limits.check(replace(COMMANDS, env={"LANG": "C", "LD_PRELOAD": "/tmp/x.so"}))
+    sly = Installer("linux", None, "sh", None, "http://x/y.sh", "0" * 64, None, None, None, "rm -rf /", (0,))
+    with pytest.raises(NotAllowed, match="'rm -rf /'"):
+        limits.check(replace(SOFTWARE, items=(SoftwareItem(None, "sly", None, (sly,)),)))
 
 
 def test_a_rollback_is_a_command_too(tmp_path: Path) -> None:

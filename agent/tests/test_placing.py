@@ -209,6 +209,14 @@ def test_an_owner_and_setuid_are_given_where_the_limits_allow(place: Place) -> N
             Rights.of(None, owner, Limits())
 
 
+def test_nothing_is_put_into_the_agents_own_folder_by_whatever_way(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "way").symlink_to(place.folder)
+    (place.folder / "deeper").mkdir()
+    for path, follow in ((place.folder, False), (place.folder / "deeper", False), (tmp_path / "way", True)):
+        with pytest.raises(CannotPlace, match="is in the agent's own folder"):
+            open_folder(str(path), create=True, follow_links=follow, limits=OPEN, own_folder=place.folder)
+
+
 def test_backups_are_put_back_in_reverse_and_gone_after_a_success(place: Place) -> None:
     (place.folder / "a").write_text("old")
     folder = open_folder(str(place.folder), create=False, follow_links=False, limits=Limits())

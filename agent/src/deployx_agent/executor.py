@@ -268,7 +268,7 @@ class Executor:
             case CommandWork() as work:
                 return Commands(order, work, self._rebooting(active), active.progress, **shared)
             case FileWork() as work:
-                return Files(work, order.ticket or "", self._device.downloads, allowed, **shared)
+                return Files(work, order.ticket or "", self._device, allowed, **shared)
             case SoftwareWork() as work:
                 return Software(order, work, self._device, **shared)
             case _:

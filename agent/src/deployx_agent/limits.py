@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from deployx_agent.work import CommandWork, FileWork, Work
+from deployx_agent.work import CommandWork, FileWork, SoftwareWork, Work
 
 FILE = "limits.toml"
 
@@ -25,6 +25,8 @@ class Limits:
     allow_commands: bool = True
     allowed_commands: tuple[str, ...] = ()
     """Regular expressions, of which one must match each whole command; none given: any command."""
+    allowed_environment: tuple[str, ...] = ()
+    """With `allowed_commands`: the variables that an order may set; others could make another command of one."""
     allow_reboot: bool = True
     allow_software: bool = True
     allow_files: bool = True
@@ -35,16 +37,18 @@ class Limits:
 
     def check(self, work: Work) -> None:
         """Raise NotAllowed unless the work stays within the limits; paths are checked again where links are known."""
-        if self.refuse_root and getattr(os, "geteuid", lambda: 1)() == 0:
-            raise NotAllowed(f"This device refuses work while its agent runs as root (refuse_root in {FILE}).")
+        is_root = getattr(os, "geteuid", lambda: 1)() == 0
+        runs_as_other = isinstance(work, CommandWork) and work.run_as not in (None, "root")
+        if self.refuse_root and is_root and not runs_as_other:
+            raise NotAllowed(f"This device refuses work as root (refuse_root in {FILE}).")
         if isinstance(work, CommandWork):
             self._check_commands(work)
         elif isinstance(work, FileWork):
             if not self.allow_files:
                 raise NotAllowed(f"This device takes no files (allow_files in {FILE}).")
             self.check_path(work.target_path)
-        elif not self.allow_software:
-            raise NotAllowed(f"This device installs no software (allow_software in {FILE}).")
+        else:
+            self._check_software(work)
 
     def check_path(self, path: str) -> None:
         """Raise NotAllowed unless files may be put into this folder."""
@@ -57,7 +61,20 @@ class Limits:
             allowed = ", ".join(self.allowed_roots)
             raise NotAllowed(f"{path!r} is not below a folder that this device allows: {allowed} ({FILE}).")
 
+    def _check_software(self, work: SoftwareWork) -> None:
+        if not self.allow_software:
+            raise NotAllowed(f"This device installs no software (allow_software in {FILE}).")
+        for item in work.items:
+            for one in item.installers:
+                for command in (one.install_command, one.uninstall_command, one.detect_command):
+                    self._check_command(command)
+
     def _check_commands(self, work: CommandWork) -> None:
+        strange = sorted(set(work.env) - set(self.allowed_environment)) if self.allowed_commands else []
+        if strange:
+            raise NotAllowed(
+                f"This device does not let orders set {', '.join(strange)} (allowed_environment in {FILE})."
+            )
         for step in work.steps:
             if step.run is None:
                 if not self.allow_reboot:
@@ -66,11 +83,13 @@ class Limits:
             if not self.allow_commands:
                 raise NotAllowed(f"This device runs no commands (allow_commands in {FILE}).")
             for command in (step.run, step.rollback):
-                if command is not None and self.allowed_commands and not self._matches(command):
-                    raise NotAllowed(f"This device does not allow the command {command[:100]!r} ({FILE}).")
+                self._check_command(command)
 
-    def _matches(self, command: str) -> bool:
-        return any(re.fullmatch(pattern, command, re.DOTALL) for pattern in self.allowed_commands)
+    def _check_command(self, command: str | None) -> None:
+        if command is None or not self.allowed_commands:
+            return
+        if not any(re.fullmatch(pattern, command) for pattern in self.allowed_commands):
+            raise NotAllowed(f"This device does not allow the command {command[:100]!r} (allowed_commands in {FILE}).")
 
 
 def load(data_dir: Path) -> Limits:

@@ -113,7 +113,7 @@ class _Guarded(HTTPConnection):
         found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         if self.is_guarded:
             for _, _, _, _, address in found:
-                if ipaddress.ip_address(str(address[0]).partition("%")[0]).is_link_local:
+                if _is_link_local(str(address[0])):
                     raise Refused(f"{self.host!r} is the link-local address {address[0]}: it is not asked.")
         failed: OSError | None = None
         for family, kind, protocol, _, address in found:
@@ -128,6 +128,13 @@ class _Guarded(HTTPConnection):
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return made
         raise failed or OSError(f"{self.host!r} has no address")
+
+
+def _is_link_local(text: str) -> bool:
+    """169.254/16 and fe80::/10, also where the former is written as an IPv6 address."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return address.is_link_local or (mapped is not None and mapped.is_link_local)
 
 
 class _GuardedTLS(_Guarded):

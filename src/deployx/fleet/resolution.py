@@ -17,7 +17,7 @@ from deployx.db.database import Session
 class Targets:
     """The devices of one task, in the order of their ids with whether each is online, and what stands in the way.
 
-    `work` is what they are sent, where that is not the payload as it stands; `sent_as` is the payload's own name for it.
+    `work` is what they are sent, where that is not the payload as it stands; `sent_as` is the payload's own name.
     """
 
     devices: dict[int, bool] = field(default_factory=dict)

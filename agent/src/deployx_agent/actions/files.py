@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from deployx_agent.actions.action import Action, Outcome, StepResult
 from deployx_agent.actions.placing import CannotPlace, Folder, Rights, Stopped, check_name, open_folder
-from deployx_agent.download import CannotFetch, Downloads
+from deployx_agent.device import Device
+from deployx_agent.download import CannotFetch
 from deployx_agent.limits import Limits, NotAllowed
 from deployx_agent.work import FileRef, FileWork
 
@@ -21,11 +22,12 @@ Result = TypeVar("Result")
 class Files(Action):
     """The files of one order."""
 
-    def __init__(self, work: FileWork, ticket: str, downloads: Downloads, limits: Limits, **shared: Any) -> None:
+    def __init__(self, work: FileWork, ticket: str, device: Device, limits: Limits, **shared: Any) -> None:
         super().__init__(output_limit_bytes=0, **shared)
         self._work = work
         self._ticket = ticket
-        self._downloads = downloads
+        self._device = device
+        self._downloads = device.downloads
         self._limits = limits
 
     async def work(self) -> Outcome:
@@ -82,6 +84,7 @@ class Files(Action):
         folder = open_folder(
             self._work.target_path, create=self._work.create_path_if_not_exists,
             follow_links=self._work.follow_links, limits=self._limits,
+            own_folder=self._device.data_dir,
         )  # fmt: skip
         folder.tidy()
         return folder

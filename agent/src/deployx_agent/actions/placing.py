@@ -91,6 +91,7 @@ class Folder:
     limits: Limits
     follow_links: bool
     fd: int | None = None
+    own_folder: Path | None = None
     _placed: list[tuple[str, str | None]] = field(default_factory=list)
     _elsewhere: list[Folder] = field(default_factory=list)
 
@@ -122,7 +123,9 @@ class Folder:
     def _follow(self, name: str) -> tuple[Folder, str]:
         """The folder and the name that a link leads to."""
         target = os.path.realpath(os.path.join(self.path, name))
-        folder = open_folder(os.path.dirname(target), create=False, follow_links=True, limits=self.limits)
+        folder = open_folder(
+            os.path.dirname(target), create=False, follow_links=True, limits=self.limits, own_folder=self.own_folder
+        )
         self._elsewhere.append(folder)
         return folder, os.path.basename(target)
 
@@ -229,15 +232,23 @@ class Folder:
             os.fsync(self.fd)
 
 
-def open_folder(path: str, *, create: bool, follow_links: bool, limits: Limits) -> Folder:
-    """Open the folder, made if it is to be. Raises CannotPlace where a part is missing, no folder, or a link."""
+def open_folder(
+    path: str, *, create: bool, follow_links: bool, limits: Limits, own_folder: Path | None = None
+) -> Folder:
+    """Open the folder, made if it is to be. Raises CannotPlace where a part is missing, no folder, or a link.
+
+    Nothing is put into the agent's `own_folder`: there are its key and its limits.
+    """
     check_path(path)
     if follow_links:
         path = os.path.realpath(path)
         limits.check_path(path)
+    own = None if own_folder is None else own_folder.resolve()
+    if own is not None and own in (Path(os.path.realpath(path)), *Path(os.path.realpath(path)).parents):
+        raise CannotPlace(f"{path!r} is in the agent's own folder, into which nothing is put.")
     with _in_words(path, None):
         if not _CAN_WALK:
-            return _checked_folder(path, create=create, follow_links=follow_links, limits=limits)
+            return _checked_folder(path, create=create, follow_links=follow_links, limits=limits, own_folder=own_folder)
         handle = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
         try:
             walked = ""
@@ -249,7 +260,7 @@ def open_folder(path: str, *, create: bool, follow_links: bool, limits: Limits) 
         except BaseException:
             os.close(handle)
             raise
-        return Folder(path, limits, follow_links, handle)
+        return Folder(path, limits, follow_links, handle, own_folder)
 
 
 def _step_into(handle: int, part: str, walked: str, path: str, *, create: bool) -> int:
@@ -269,7 +280,7 @@ def _step_into(handle: int, part: str, walked: str, path: str, *, create: bool) 
         raise CannotPlace(_is_no_folder(path, walked, is_link=is_link)) from None
 
 
-def _checked_folder(path: str, *, create: bool, follow_links: bool, limits: Limits) -> Folder:
+def _checked_folder(path: str, *, create: bool, follow_links: bool, limits: Limits, own_folder: Path | None) -> Folder:
     """Where no folder can be held open: each part is looked at before it is used."""
     for part in [*reversed(Path(path).parents), Path(path)]:
         if part.is_symlink():
@@ -280,7 +291,7 @@ def _checked_folder(path: str, *, create: bool, follow_links: bool, limits: Limi
             if not create:
                 raise CannotPlace(_missing(path, str(part)))
             part.mkdir(exist_ok=True)
-    return Folder(path, limits, follow_links)
+    return Folder(path, limits, follow_links, None, own_folder)
 
 
 def _missing(path: str, walked: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agent.tests.file_server import file_server
 
 from tests.story.fleet import Fleet, fleet
 
@@ -220,3 +222,32 @@ def test_a_debian_package_is_installed_upgraded_and_removed_by_the_systems_own_t
             assert (run["status"], removed["status"], told.exists()) == ("succeeded", expected, False), run
     finally:
         subprocess.run(["dpkg", "--purge", "deployx-story"], check=False, capture_output=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("apt-get"), reason="installs with apt: needs root and apt")
+def test_a_package_comes_from_the_systems_package_manager_and_goes_again(story: Fleet) -> None:
+    device_id = story.device("web")
+    name = "hello"
+    subprocess.run(["apt-get", "remove", "-y", "-q", name], check=False, capture_output=True)
+    payload: dict[str, Any] = {"software_ids": [], "custom_software": name}
+    for action, outcome in (("install", True), ("install", True), ("uninstall", False), ("uninstall", False)):
+        deployment_id = deploy(story, "software_deployment", payload | {"action": action}, [device_id])
+        story.wait_for(lambda: story.get(f"/api/deployments/{deployment_id}")["completed_at"], seconds=120)  # noqa: B023
+        run = story.only_run(deployment_id)
+        assert run["status"] == "succeeded", (run, story.output(run["id"]))
+        assert (shutil.which(name) is not None) is outcome
+    assert steps(run) == [("detect", "succeeded"), ("uninstall", "skipped")]
+
+
+def test_software_from_an_address_is_checked_before_it_runs(story: Fleet) -> None:
+    device_id = story.device("web")
+    content = f"touch {story.folder}/ran\n".encode()
+    digest = hashlib.sha256(content).hexdigest()
+    with file_server() as server:
+        server.contents["/tool.sh"] = content
+        for sha256, status in (("0" * 64, "failed"), (digest, "succeeded")):
+            custom = {"name": "tool", "url": f"{server.url}/tool.sh", "sha256": sha256}
+            payload = {"software_ids": [], "custom_software": custom}
+            run = story.ended_run(deploy(story, "software_deployment", payload, [device_id]))
+            assert (run["status"], (story.folder / "ran").exists()) == (status, status == "succeeded"), run
+    assert "has another SHA-256" in story.only_run(1)["reason"]

@@ -54,7 +54,7 @@ def test_paths_are_absolute_and_the_database_lies_in_the_data_folder(tmp_path: P
         ({"STORAGE_URL": "file://host/srv"}, "names no folder of this machine"),
         ({"STORAGE_URL": "file:///"}, "names no folder of this machine"),
         ({"MAX_UPLOAD_BYTES": "2GiB"}, "MAX_UPLOAD_BYTES '2GiB' is no number of bytes"),
-        ({"MAX_UPLOAD_BYTES": "0"}, "at least 1"),
+        ({"MAX_UPLOAD_BYTES": "0"}, "use 1 to"),
         ({"TLS_CERT": "c.pem"}, "both TLS_CERT and TLS_KEY"),
         ({"HOST": "0.0.0.0"}, "there is no TLS"),
         ({"HOST": "example.org", "INSECURE_HTTP": "false"}, "there is no TLS"),

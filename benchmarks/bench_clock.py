@@ -157,7 +157,7 @@ async def main(stored: int) -> None:
     database = Database(url, SystemClock())
     await database.open()
     await migrate.upgrade(database)
-    engine = Engine(database, SystemClock(), Hints(), "bench", 1, Ed25519PrivateKey.generate())
+    engine = Engine(database, SystemClock(), Hints(), "bench", 1, Ed25519PrivateKey.generate(), 1000)
     await engine.start()
     startup = time.perf_counter() - began
     await asyncio.sleep(2)

@@ -71,7 +71,7 @@ class Spine:
     async def go_on(self, now: datetime) -> None:
         """What the rescuer does each second: moments that have come, runs that are overdue."""
         async with self.database.write() as session:
-            if await waiting.any_opens(session, now=now) or await rollouts.due(session, now=now):
+            if await waiting.any_opens(session, now=now) or await rollouts.any_due(session, now=now):
                 await executions.go_on(session, SERVER, now=now)
             overdue = await waiting.overdue(session, now=now)
             for run_id, _, status, reason in overdue:

@@ -12,7 +12,8 @@ from sqlalchemy import select, text
 from deployx.db.database import Database
 from deployx.db.schema import deployments
 from deployx.lifecycle import RunStatus
-from deployx.work import tasks
+from deployx.work import rollouts, tasks
+from deployx.work.pacing import Pace
 from tests.work.spine import NOW, SERVER, Spine
 from tests.work.test_policies import window
 
@@ -210,6 +211,38 @@ async def test_without_a_rollout_a_closing_window_halts_the_absent_too_but_never
     await spine.go_on(NOW + 30 * MINUTE)
     assert Counter(run["status"] for run in await spine.runs()) == {"waiting": 1, "halted": 1}
     assert (await spine.executions(by_clock))[0]["status"] == "failed"
+
+
+async def test_a_closed_window_is_asked_about_once_while_the_last_device_is_at_work(spine: Spine) -> None:
+    window_id = await window(spine, "02:00", "02:30")
+    await spine.task(device_ids=(1,), window_ids=(window_id,))
+    await spine.fire(START)
+    async with spine.database.write() as session:
+        await session.execute(text("UPDATE device_runs SET status = 'running'"))
+    await spine.go_on(NOW + 30 * MINUTE)
+    async with spine.database.read() as session:
+        assert not await rollouts.any_due(session, now=NOW + 31 * MINUTE)
+    await spine.end(NOW + 32 * MINUTE)
+    assert (await spine.runs())[0]["status"] == "succeeded"
+
+
+async def test_a_device_that_returns_among_many_gets_its_turn_at_the_pace(spine: Spine) -> None:
+    await started(spine, device_ids=(11, 12), batch_size=5)
+    spine.pace = Pace(1)
+    for device_id in (11, 12):
+        await spine.come(device_id, START)
+    assert await statuses(spine) == ["queued", "turn"]
+    await spine.go_on(START + MINUTE)
+    assert await statuses(spine) == ["queued", "queued"]
+
+
+async def test_a_rollout_that_an_absent_canary_stops_ends_with_its_start(spine: Spine) -> None:
+    await spine.leave(1, NOW)
+    policy = rollout(batch_size=1, count_offline=True)
+    task_id = await spine.task(device_ids=(1, 2), offline_policy="fail", rollout=policy)
+    await spine.fire(START)
+    (row,) = await spine.executions(task_id)
+    assert (row["status"], row["result"]) == ("failed", {"counts": {"expired": 1, "halted": 1}})
 
 
 async def test_a_rollout_that_stopped_holds_its_task_where_it_is_to_pause_on_failure(spine: Spine) -> None:

@@ -35,7 +35,7 @@ class Rescuer:
                 return 0
             now = await self._database.now(session)
             opens = await waiting.any_opens(session, now=now)
-            dated = await rollouts.due(session, now=now)
+            dated = await rollouts.any_due(session, now=now)
             overdue = await waiting.overdue(session, now=now)
         if opens or dated:
             await self._database.transact(self._go_on)
@@ -74,7 +74,7 @@ class Rescuer:
     async def _queue_overlooked(self, session: Session) -> None:
         now = await self._database.now(session)
         rolling = await waiting.device_came(session, await waiting.overlooked(session), self._pace, now=now)
-        await rollouts.advance(session, rolling, now=now)
+        await executions.settle_deployments(session, self._server, rolling, now=now)
 
     async def _settle(self, session: Session, deployment_ids: list[int]) -> None:
         await executions.settle_deployments(

@@ -32,7 +32,6 @@ log = structlog.get_logger(__name__)
 
 LEASE = timedelta(seconds=30)
 RESTART_AFTER_SECONDS = 1.0
-RETURNING_PER_MINUTE = 1000
 
 
 class Engine:
@@ -40,7 +39,7 @@ class Engine:
 
     def __init__(
         self, database: Database, clock: Clock, hints: Hints, installation_id: str, epoch: int, key: Ed25519PrivateKey,
-        returning_per_minute: int = RETURNING_PER_MINUTE,
+        returning_per_minute: int,
         more_duties: Sequence[tuple[Callable[[], Awaitable[object]], float]] = (),
     ) -> None:  # fmt: skip
         self.replica_id = uuid4().hex

@@ -164,11 +164,13 @@ async def _pause(session: Session, task: Task, *, now: datetime) -> None:
 
 
 async def _ended_at_once(session: Session, sendings: Sequence[Sending]) -> list[int]:
-    """Deployments of which no device may wait and none was online: their runs were inserted as ended."""
+    """Deployments of which no device may wait and none may be under way: absent devices' runs ended as they began."""
     silent = [
         one.execution_id
         for one in sendings
-        if one.execution_id and one.offline_policy == "fail" and not any(online for _, online in one.devices)
+        if one.execution_id
+        and one.offline_policy == "fail"
+        and (one.rollout is not None or not any(online for _, online in one.devices))
     ]
     return await deployments.of_executions(session, silent) if silent else []
 
@@ -249,12 +251,9 @@ async def settle_deployments(
 
 async def go_on(session: Session, server: Server, *, now: datetime) -> None:
     """Let go on what waited for a moment that has come: windows, delays, turns and waves of rollouts."""
-    dated = await rollouts.due(session, now=now)
-    await settling.lock_tasks_of(session, dated)
+    dated = await rollouts.take_due(session, now=now)
     opened = await waiting.open_due(session, now=now)
-    touched = sorted({*dated, *opened})
-    await rollouts.advance(session, touched, now=now)
-    await settle_deployments(session, server, touched, now=now)
+    await settle_deployments(session, server, sorted({*dated, *opened}), now=now)
 
 
 async def settle(session: Session, server: Server, ended: Sequence[Ended], *, now: datetime) -> None:

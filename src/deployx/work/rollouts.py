@@ -45,13 +45,27 @@ async def advance(session: Session, deployment_ids: Iterable[int], *, now: datet
     return touched
 
 
-async def due(session: Session, *, now: datetime) -> list[int]:
-    """Deployments that have a date: a pause is over, a device's turn has come, a window closes."""
+async def any_due(session: Session, *, now: datetime) -> bool:
+    """Whether a deployment has a date: a pause is over, a device's turn has come, a window closes."""
     rows = await session.execute(
-        text("SELECT id FROM deployments WHERE look_at <= :now ORDER BY look_at LIMIT 500"),
+        text("SELECT 1 FROM deployments WHERE look_at <= :now LIMIT 1"), {"now": moment_parameter(session, now)}
+    )
+    return rows.first() is not None
+
+
+async def take_due(session: Session, *, now: datetime) -> list[int]:
+    """Deployments that have a date, which is used up by this: `advance` gives those a new one that need it.
+
+    One in which nothing is left to decide would else be asked for again and again, and hold up others.
+    """
+    rows = await session.execute(
+        text(
+            "UPDATE deployments SET look_at = NULL WHERE look_at <= :now AND id IN"
+            " (SELECT id FROM deployments WHERE look_at <= :now ORDER BY look_at LIMIT 500) RETURNING id"
+        ),
         {"now": moment_parameter(session, now)},
     )
-    return list(rows.scalars())
+    return sorted(rows.scalars())
 
 
 async def waves_of(session: Session, deployment_ids: Sequence[int]) -> dict[int, list[tuple[int, dict[str, int]]]]:
@@ -76,8 +90,8 @@ async def _lock(session: Session, deployment_ids: Sequence[int], *, now: datetim
         return []
     rows = await session.execute(
         text(
-            "SELECT id, execution_id, rollout, opened_wave, next_wave_at, closes_at, offline_policy,"
-            " offline_deadline_seconds FROM deployments WHERE completed_at IS NULL AND cancel_requested_at IS NULL"
+            "SELECT id, execution_id, rollout, opened_wave, next_wave_at, closes_at"
+            " FROM deployments WHERE completed_at IS NULL AND cancel_requested_at IS NULL"
             " AND halted_reason IS NULL AND (rollout IS NOT NULL OR closes_at <= :now)"
             " AND EXISTS (SELECT 1 FROM device_runs r WHERE r.deployment_id = deployments.id"
             f" AND r.status IN ({_NOT_STARTED})) AND "
@@ -147,50 +161,28 @@ async def _open_wave(session: Session, state: State, rollout: Rollout, *, now: d
         {"id": state["id"], "wave": state["opened_wave"]},
     )
     ids = list(rows.scalars())
-    reason = "It waits for its turn in the rollout."
-    turns = [(run_id, reason, "turn", now + rollout.offset(place, len(ids))) for place, run_id in enumerate(ids)]
+    turns = [
+        (run_id, waiting.IN_ROLLOUT, "turn", now + rollout.offset(place, len(ids))) for place, run_id in enumerate(ids)
+    ]
     await update_rows(session, device_runs, ("reason", "waits_for", "opens_at"), turns, guard="status = 'waiting'")
     state["opened_wave"] += 1
     state["next_wave_at"] = None
 
 
 async def _give_turns(session: Session, state: State, rollout: Rollout, *, now: datetime) -> bool:
-    """Let devices start whose moment has come, as many at once as the rollout allows; answers whether any did."""
-    rows = await session.execute(
-        text(
-            "SELECT r.id, r.waits_for, r.deadline_at, d.status = 'online' AS online FROM device_runs r"
-            " JOIN devices d ON d.id = r.device_id WHERE r.deployment_id = :id AND r.status = 'waiting'"
-            " AND r.waits_for = 'turn' AND r.opens_at <= :now ORDER BY r.device_id"
-        ),
-        {"id": state["id"], "now": moment_parameter(session, now)},
-    )
-    candidates = rows.all()
-    if not candidates:
-        return False
-    places = len(candidates)
+    """Let devices start whose moment has come, as many at once as the rollout allows; answers whether any did.
+
+    Those that are away take no place.
+    """
+    places: int | None = None
     if rollout.max_concurrent is not None:
-        places = rollout.max_concurrent - await _busy(session, state)
-    chosen = []
-    for row in candidates:
-        if row.online:
-            if places <= 0:
-                continue
-            places -= 1
-        chosen.append(_Reached(row, state))
+        places = max(0, rollout.max_concurrent - await _busy(session, state))
+    turn = "r.deployment_id = :id AND r.waits_for = 'turn' AND r.opens_at <= :now"
+    about = {"id": state["id"], "now": moment_parameter(session, now)}
+    chosen = await waiting.reachable(session, f"{turn} AND d.status <> 'online'", about)
+    chosen += await waiting.reachable(session, f"{turn} AND d.status = 'online'", about, limit=places)
     await waiting.reach(session, chosen, now=now)
     return bool(chosen)
-
-
-class _Reached:
-    """A run whose turn has come, with the policies of its deployment: what `waiting.reach` reads."""
-
-    def __init__(self, row: Any, state: Mapping[str, Any]) -> None:
-        self.id = row.id
-        self.waits_for = row.waits_for
-        self.deadline_at = row.deadline_at
-        self.online = row.online
-        self.offline_policy = state["offline_policy"]
-        self.offline_deadline_seconds = state["offline_deadline_seconds"]
 
 
 async def _busy(session: Session, state: State) -> int:

@@ -7,7 +7,6 @@ and `turn`, which `rollouts` moves. Every move is one guarded, set-based stateme
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -27,6 +26,7 @@ RECONNECTS_WITHIN = timedelta(seconds=75)
 """Work that may not wait for its device still waits this long when a connection breaks or the server restarts."""
 DEVICE_OFFLINE = "The device is offline."
 MAY_NOT_WAIT = "The device was offline, and the task does not wait for it."
+IN_ROLLOUT = "It waits for its turn in the rollout."
 NEVER = timedelta(days=800)
 OPENED_AT_ONCE = 1000
 
@@ -65,7 +65,7 @@ async def reach(session: Session, runs: Sequence[Any], *, now: datetime) -> None
 
 
 async def device_came(session: Session, device_ids: Sequence[int], pace: Pace, *, now: datetime) -> list[int]:
-    """Work that waited for these devices is queued at the pace; answers deployments whose rollouts are to go on."""
+    """Work that waited for these devices is queued at the pace; answers deployments whose rollouts look again."""
     rows = await session.execute(
         text(
             "SELECT r.id, r.device_id, r.deployment_id, p.rollout IS NOT NULL AS in_rollout FROM device_runs r"
@@ -81,12 +81,12 @@ async def device_came(session: Session, device_ids: Sequence[int], pace: Pace, *
     slots = dict(zip(returned, pace.slots(len(returned), now=now), strict=True))
     moves = [_returned(row, slots[row.device_id], now) for row in found]
     await update_rows(session, device_runs, _MOVED, moves, guard="status = 'waiting'")
-    return sorted({row.deployment_id for row in found if row.in_rollout and slots[row.device_id] <= now})
+    return sorted({row.deployment_id for row in found if row.in_rollout})
 
 
 def _returned(row: Any, slot: datetime, now: datetime) -> tuple[Any, ...]:
     if row.in_rollout:
-        return row.id, RunStatus.WAITING.value, "It waits for its turn in the rollout.", None, None, "turn", slot
+        return row.id, RunStatus.WAITING.value, IN_ROLLOUT, None, None, "turn", slot
     if slot <= now:
         return row.id, RunStatus.QUEUED.value, None, None, None, None, None
     reason = f"The device is back; with many others, it gets its work at {format_instant(slot)}."
@@ -167,25 +167,32 @@ async def any_opens(session: Session, *, now: datetime) -> bool:
     return rows.first() is not None
 
 
-async def open_due(session: Session, *, now: datetime) -> list[int]:
-    """Move what any_opens asks about; answers deployments that may have ended, or whose rollouts are to go on."""
+async def reachable(
+    session: Session, condition: str, parameters: dict[str, Any], *, limit: int | None = None
+) -> list[Any]:
+    """Waiting runs for `reach`, in the order of their devices' ids; in `condition`, r is the run and d the device."""
     rows = await session.execute(
         text(
             "SELECT r.id, r.deployment_id, r.waits_for, r.deadline_at, d.status = 'online' AS online, p.offline_policy,"
             " p.offline_deadline_seconds, p.rollout IS NOT NULL AS in_rollout FROM device_runs r"
             " JOIN devices d ON d.id = r.device_id JOIN deployments p ON p.id = r.deployment_id"
-            f" WHERE r.status = 'waiting' AND r.opens_at <= :now AND {_OPENS}"
-            " ORDER BY r.opens_at, r.id LIMIT :limit " + row_lock(session, "r", skip=True)
+            f" WHERE r.status = 'waiting' AND {condition} ORDER BY r.device_id, r.id"
+            f" {'' if limit is None else 'LIMIT :limit'} {row_lock(session, 'r')}"
         ).columns(deadline_at=_INSTANT),
-        {"now": moment_parameter(session, now), "limit": OPENED_AT_ONCE},
+        parameters if limit is None else parameters | {"limit": limit},
     )
-    by_rollout: dict[bool, list[Any]] = defaultdict(list)
-    for row in rows:
-        by_rollout[bool(row.in_rollout) and row.waits_for == "retry"].append(row)
-    await reach(session, by_rollout[False], now=now)
-    turns = [(row.id, "It waits for its turn in the rollout.", "turn") for row in by_rollout[True]]
+    return list(rows.all())
+
+
+async def open_due(session: Session, *, now: datetime) -> list[int]:
+    """Move what any_opens asks about; answers deployments that may have ended, or whose rollouts are to go on."""
+    opens = f"r.opens_at <= :now AND r.{_OPENS}"
+    rows = await reachable(session, opens, {"now": moment_parameter(session, now)}, limit=OPENED_AT_ONCE)
+    in_rollouts = [row for row in rows if row.in_rollout and row.waits_for == "retry"]
+    await reach(session, [row for row in rows if row not in in_rollouts], now=now)
+    turns = [(row.id, IN_ROLLOUT, "turn") for row in in_rollouts]
     await update_rows(session, device_runs, ("reason", "waits_for"), turns, guard="status = 'waiting'")
-    return sorted({row.deployment_id for part in by_rollout.values() for row in part})
+    return sorted({row.deployment_id for row in rows})
 
 
 async def any_to_watch(session: Session) -> bool:

@@ -16,7 +16,7 @@ from agent.tests.file_server import FileServer, file_server
 from agent.tests.waiting import until
 
 from deployx_agent import download
-from deployx_agent.download import CannotFetch, Downloads, Wanted
+from deployx_agent.download import CannotFetch, Downloads, OutOfTime, Wanted
 from deployx_agent.source import Source
 from deployx_agent.work import FileRef
 
@@ -99,7 +99,7 @@ async def test_a_server_that_is_away_is_asked_until_the_time_is_over(downloads: 
     del server.statuses[PATH]
     assert await asking == CONTENT
     server.statuses[PATH] = 503
-    with pytest.raises(CannotFetch, match="could not be fetched in time"):
+    with pytest.raises(OutOfTime, match="could not be fetched in time"):
         await get(downloads, downloads.of_server(FILE, "t"), seconds=0.2)
 
 

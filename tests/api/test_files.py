@@ -405,6 +405,25 @@ async def test_a_file_that_software_or_an_open_deployment_uses_stays(api: Api) -
     assert (await api.admin.delete(f"/api/files/{file['id']}")).status_code == 204
 
 
+async def test_what_an_open_deployment_sends_stays_although_the_catalogue_has_changed(api: Api) -> None:
+    device_id = await api.device()
+    old, new = await upload(api.admin, "old.deb", b"old"), await upload(api.admin, "new.deb", b"new")
+    installer = {"os": "linux", "kind": "deb"}
+    body = {"name": "tool", "installers": [installer | {"file_id": old["id"]}]}
+    software_id = (await api.admin.post("/api/software", json=body)).json()["id"]
+    sent = {"deployment_type": "software_deployment", "device_ids": [device_id], "deployment_name": "Under way"}
+    sending = await api.admin.post(
+        "/api/deployments", json=sent | {"software_payload": {"software_ids": [software_id]}}
+    )
+    assert sending.status_code == 202, sending.text
+    changed = {"installers": [installer | {"file_id": new["id"]}]}
+    assert (await api.admin.put(f"/api/software/{software_id}", json=changed)).status_code == 200
+    refused = await api.admin.delete(f"/api/files/{old['id']}")
+    assert (refused.status_code, "deployment 'Under way'" in refused.json()["detail"]) == (409, True)
+    await api.admin.post(f"/api/deployments/{sending.json()['id']}/cancel")
+    assert (await api.admin.delete(f"/api/files/{old['id']}")).status_code == 204
+
+
 async def test_a_file_that_work_is_about_to_use_is_not_deleted_meanwhile(api: Api) -> None:
     await api.device()
     file = await upload(api.admin)

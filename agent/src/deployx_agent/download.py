@@ -38,6 +38,10 @@ class CannotFetch(Exception):
     """A content is not to be had; the sentence says why."""
 
 
+class OutOfTime(CannotFetch):
+    """The step's time was over before the content was there."""
+
+
 class _Stopped(Exception):
     """The order was stopped meanwhile."""
 
@@ -98,19 +102,21 @@ class Downloads:
     async def _fetch(self, wanted: Wanted, path: Path, stopped: asyncio.Event, give_up_at: float) -> None:
         """Try until it is there, the time is over or the order was stopped."""
         attempt = 0
-        while not await asyncio.to_thread(_is_there, path, wanted):
-            transfer = _Transfer(wanted, path)
-            why = await _to_its_end(transfer, stopped, give_up_at)
-            if why is None:
-                continue
+        if await asyncio.to_thread(_is_there, path, wanted):
+            return
+        while (why := await _to_its_end(_Transfer(wanted, path), stopped, give_up_at)) is not None:
             attempt += 1
-            delay = random.uniform(0.5, 1) * min(_LONGEST_DELAY_SECONDS, _SHORTEST_DELAY_SECONDS * 2.0**attempt)
+            delay = random.uniform(0.5, 1) * _delay_seconds(attempt)
             left = give_up_at - time.monotonic()
             if left <= 0:
-                raise CannotFetch(f"{wanted.name!r} could not be fetched in time: {why}.")
+                raise OutOfTime(f"{wanted.name!r} could not be fetched in time: {why}.")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(delay, left)):
                     await stopped.wait()
+
+
+def _delay_seconds(attempt: int) -> float:
+    return min(_LONGEST_DELAY_SECONDS, _SHORTEST_DELAY_SECONDS * 2.0 ** min(attempt, 10))
 
 
 async def _to_its_end(transfer: _Transfer, stopped: asyncio.Event, give_up_at: float) -> str | None:
@@ -126,9 +132,11 @@ async def _to_its_end(transfer: _Transfer, stopped: asyncio.Event, give_up_at: f
             transfer.abort()
             with contextlib.suppress(_Stopped, CannotFetch):
                 await running
-            raise CannotFetch(
-                "Stopped." if stop in done else f"{transfer.name!r} could not be fetched in time."
-            )  # fmt: skip
+            raise (
+                CannotFetch("Stopped.")
+                if stop in done
+                else OutOfTime(f"{transfer.name!r} could not be fetched in time: it was still on its way.")
+            )
         return running.result()
     finally:
         stop.cancel()
@@ -188,6 +196,8 @@ class _Transfer:
         known = self._part.stat().st_size if self._part.exists() else 0
         digest = _digest_of(self._part) if known else hashlib.sha256()
         with self._wanted.source.open(known) as self._answer:
+            if self._aborted.is_set():  # while it connected
+                raise _Stopped
             status = self._answer.status
             if status in _RETRIED:
                 return f"the other side answered {status}"

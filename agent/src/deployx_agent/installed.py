@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ TOLD_AT_MOST = 500
 
 
 class Installed:
-    """The list, the newest last; used from one thread at a time."""
+    """The list, the newest last; several orders may write it at once, each from a thread of its own."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._one_writer = threading.Lock()
 
     def told(self) -> list[dict[str, Any]]:
         """What stands in the facts: the newest, as many as a message bears."""
@@ -27,10 +29,12 @@ class Installed:
         """The software is there now; an entry of the same name goes."""
         entry = {"software_id": item.software_id, "name": item.name, "version": item.version, "kind": kind}
         at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        self._write([*self._others(item), entry | {"installed_at": at}])
+        with self._one_writer:
+            self._write([*self._others(item), entry | {"installed_at": at}])
 
     def remove(self, item: SoftwareItem) -> None:
-        self._write(self._others(item))
+        with self._one_writer:
+            self._write(self._others(item))
 
     def _others(self, item: SoftwareItem) -> list[dict[str, Any]]:
         return [one for one in self._all() if one.get("name") != item.name]

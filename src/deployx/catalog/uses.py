@@ -31,8 +31,11 @@ async def of_file(session: Session, file_id: int) -> list[str]:
             " JOIN payload_files p ON p.payload_id = t.payload_id WHERE p.file_id = :id AND t.deleted_at IS NULL"
             " UNION ALL SELECT 'software', s.id, s.name FROM software s"
             " JOIN software_files f ON f.software_id = s.id WHERE f.file_id = :id"
-            " UNION ALL SELECT 'deployment', d.id, d.deployment_name FROM deployments d"
+            " UNION SELECT 'deployment', d.id, d.deployment_name FROM deployments d"
             " JOIN payload_files p ON p.payload_id = d.payload_id WHERE p.file_id = :id AND d.completed_at IS NULL"
+            # What it sends was resolved when it started; the catalogue may have changed since.
+            " UNION SELECT 'deployment', d.id, d.deployment_name FROM deployments d JOIN files f ON f.id = :id"
+            " WHERE d.completed_at IS NULL AND d.work IS NOT NULL AND CAST(d.work AS TEXT) LIKE '%' || f.sha256 || '%'"
         ),
         {"id": file_id},
     )

@@ -21,6 +21,9 @@ OUTPUT_AFTER_END_SECONDS = 2.0
 REBOOT_CODES = frozenset({3010, 1641})
 """Success, and a restart is required or was begun (Microsoft, "MsiExec.exe and InstMsi.exe error messages")."""
 
+FAILED = ("failed", "timed_out")
+"""Statuses of a step that did not do what it was to."""
+
 Take = Callable[[str, bytes], None]
 Start = Callable[[Take], Awaitable[Started]]
 

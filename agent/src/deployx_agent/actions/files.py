@@ -7,16 +7,14 @@ import contextlib
 import threading
 import time
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from deployx_agent.actions.action import Action, Outcome, StepResult
+from deployx_agent.actions.action import FAILED, Action, Outcome, StepResult
 from deployx_agent.actions.placing import CannotPlace, Folder, Rights, Stopped, check_name, open_folder
 from deployx_agent.device import Device
-from deployx_agent.download import CannotFetch
+from deployx_agent.download import CannotFetch, OutOfTime
 from deployx_agent.limits import Limits, NotAllowed
 from deployx_agent.work import FileRef, FileWork
-
-Result = TypeVar("Result")
 
 
 class Files(Action):
@@ -42,14 +40,14 @@ class Files(Action):
                 await self._place_all(sources)
             else:
                 self._leave_the_rest(0)
-        failed = [one for one in self.steps if one.status in ("failed", "timed_out")]
+        failed = [one for one in self.steps if one.status in FAILED]
         status = "succeeded" if not failed else failed[0].status
         deciding = failed[0] if failed else None
         return Outcome(status, deciding, deciding.detail if deciding else None)
 
     async def _fetch(self, index: int, file: FileRef, held: contextlib.AsyncExitStack) -> Path | None:
         """Fetch one file, unless an earlier one failed; answers its path until the run has ended."""
-        if self.stopped.is_set() or any(one.status == "failed" for one in self.steps):
+        if self.stopped.is_set() or any(one.status in FAILED for one in self.steps):
             self.not_reached(index, "download", "an earlier file could not be fetched")
             return None
         began = time.monotonic()
@@ -60,7 +58,8 @@ class Files(Action):
                 self._downloads.held(wanted, stopped=self.stopped, timeout_seconds=self._work.timeout_seconds)
             )
         except (CannotFetch, CannotPlace) as error:
-            self._note(index, "download", "failed", began, str(error))
+            status = "timed_out" if isinstance(error, OutOfTime) else "failed"
+            self._note(index, "download", status, began, str(error))
             return None
         self._note(index, "download", "succeeded", began, f"{file.name}: {file.size_bytes} bytes")
         return path

@@ -86,7 +86,7 @@ ANSWERS_BY_OUTPUT = frozenset({"choco"})
 
 def manager(system: str, which: Which = shutil.which) -> Manager | None:
     """The package manager that this device has; None where it has none of those known."""
-    return next((one for one in MANAGERS[system] if which(one.program)), None)
+    return next((one for one in MANAGERS.get(system, ()) if which(one.program)), None)
 
 
 def install_line(kind: str, path: str, which: Which = shutil.which) -> list[str] | None:

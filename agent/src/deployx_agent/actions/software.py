@@ -19,11 +19,11 @@ from typing import Any, NoReturn
 
 from deployx_agent import process
 from deployx_agent.actions import installers, presence
-from deployx_agent.actions.action import Action, Outcome, Start, StepResult
+from deployx_agent.actions.action import FAILED, Action, Outcome, Start, StepResult
 from deployx_agent.actions.archive import BadArchive, unpack
 from deployx_agent.actions.presence import CannotTell, Package
 from deployx_agent.device import Device
-from deployx_agent.download import CannotFetch
+from deployx_agent.download import CannotFetch, OutOfTime
 from deployx_agent.facts import SYSTEMS
 from deployx_agent.process import Surroundings
 from deployx_agent.protocol import Order
@@ -65,7 +65,7 @@ class Software(Action):
                     is_failed = True
         finally:
             await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
-        failed = next((one for one in self.steps if one.status in ("failed", "timed_out")), None)
+        failed = next((one for one in self.steps if one.status in FAILED), None)
         done = next((one for one in reversed(self.steps) if one.kind == self._work.action), None)
         return Outcome(failed.status if failed else "succeeded", failed or done, failed.detail if failed else None)
 
@@ -130,7 +130,9 @@ class Software(Action):
         except (CannotFetch, OSError) as error:
             if self.stopped.is_set():
                 self.cut_short()
-            self._fail("download", f"{item.name}: {error}", began)
+            status = "timed_out" if isinstance(error, OutOfTime) else "failed"
+            self._note("download", status, f"{item.name}: {error}", began)
+            raise _Failed from None
         self._note("download", "succeeded", f"{item.name}: {name}", began)
         return path
 
